@@ -1,0 +1,172 @@
+"""Palette, alternative text and the plots that more than one notebook draws."""
+
+import base64
+import html
+import io
+
+# Okabe and Ito (2008) without the yellow, which is too pale on white. Colour is never alone:
+# the marker and the line style at the same index belong to it.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+LIMIT = 60_000  # bytes of one figure as it stands in the notebook, base64 included
+DPI = 110
+
+
+def show(fig, alt: str) -> None:
+    """Show a finished figure with its alternative text and close it.
+
+    The picture is a PNG of less than 60 KB inside an HTML image, the one form in which
+    JupyterLab keeps the text for screen readers. Raises ValueError for an empty `alt`, a missing
+    title, axes without labels (axes switched off or without ticks need none), or a larger picture.
+    """
+    import matplotlib.pyplot as plt
+
+    try:
+        _refuse_unlabelled(fig, alt)
+        png = _small_png(fig)
+    finally:
+        plt.close(fig)  # a closed figure is not shown again by the inline backend
+    _display(png, " ".join(alt.split()))
+
+
+def lines(ax, x, samples, label: str, index: int) -> None:
+    """Draw the mean over seeds with its 95 % interval as a band.
+
+    `x` has shape (k,), `samples` (k, seeds); `index` chooses colour, marker and line style.
+    With one seed only the line is drawn. Raises ValueError for other shapes.
+    """
+    import numpy as np
+
+    from .evidence import mean_interval
+
+    x, samples = np.asarray(x), np.asarray(samples, dtype=float)
+    if x.ndim != 1 or samples.ndim != 2 or len(samples) != len(x):
+        raise ValueError(
+            f"x has shape {x.shape} and samples {samples.shape}, expected (k,) and (k, seeds)"
+        )
+    look = index % len(COLORS)
+    style = {"color": COLORS[look], "marker": MARKERS[look], "linestyle": LINES[look]}
+    ax.plot(x, samples.mean(axis=1), label=label, **style)
+    if samples.shape[1] > 1:
+        low, high = zip(*(mean_interval(row)[1] for row in samples), strict=True)
+        ax.fill_between(x, low, high, color=COLORS[look], alpha=0.18, linewidth=0)
+
+
+def image_grid(images, titles, alt: str, columns: int = 6, title: str | None = None) -> None:
+    """Show pictures side by side, each under its own title.
+
+    `images` is a sequence of uint8 arrays (H, W) or (H, W, 3); `titles` has one string each.
+    Raises ValueError when their numbers differ or there is none.
+    """
+    import math
+
+    import matplotlib.pyplot as plt
+
+    if len(images) == 0 or len(images) != len(titles):
+        raise ValueError(f"{len(images)} pictures and {len(titles)} titles: give one title each")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.25 * columns, 1.45 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, words in zip(axes.flat, images, titles, strict=False):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+        ax.set_title(words, fontsize=8, loc="center")
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    show(fig, alt)
+
+
+def _refuse_unlabelled(fig, alt: str) -> None:
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError("the figure has no alternative text: say in a sentence what it shows")
+    if not fig.axes:
+        raise ValueError("the figure is empty: draw something before showing it")
+    titled = fig.get_suptitle() or any(ax.get_title(loc=loc) for ax in fig.axes for loc in _LOCS)
+    if not titled:
+        raise ValueError("the figure has no title: state the finding in one")
+    for ax in fig.axes:
+        for direction in ("x", "y"):
+            if _needs_label(fig, ax, direction):
+                raise ValueError(
+                    f"an axis has no label: call ax.set_{direction}label with quantity and unit"
+                )
+
+
+_LOCS = ("left", "center", "right")
+
+
+def _needs_label(fig, ax, direction: str) -> bool:
+    """An axis with ticks needs a label of its own, of one that shares it, or of the figure."""
+    if not ax.axison or hasattr(ax, "_colorbar"):
+        return False
+    if getattr(fig, f"get_sup{direction}label")():
+        return False
+    if len(getattr(ax, f"get_{direction}ticks")()) == 0:
+        return False
+    sharing = getattr(ax, f"get_shared_{direction}_axes")().get_siblings(ax)
+    labels = (getattr(other, f"get_{direction}label")() for other in {ax, *sharing})
+    # Bars with names for ticks say themselves what they are.
+    return not any(labels) and not _ticks_are_words(ax, direction)
+
+
+def _ticks_are_words(ax, direction: str) -> bool:
+    from matplotlib.category import StrCategoryFormatter
+    from matplotlib.ticker import FixedFormatter
+
+    formatter = getattr(ax, f"{direction}axis").get_major_formatter()
+    return isinstance(formatter, FixedFormatter | StrCategoryFormatter)
+
+
+def _small_png(fig) -> bytes:
+    """The figure as PNG, with fewer colours and then fewer pixels until it fits."""
+    smallest = None
+    for dpi in (DPI, 90, 72):
+        full = io.BytesIO()
+        # No software entry: the same figure gives the same bytes on every machine.
+        fig.savefig(full, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        for colors in (None, 128, 48):
+            png = _with_colors(full.getvalue(), colors)
+            if _embedded(png) < LIMIT:
+                return png
+            smallest = min(smallest or _embedded(png), _embedded(png))
+    raise ValueError(
+        f"the figure takes {smallest // 1000} KB and a notebook's figure at most {LIMIT // 1000}: "
+        "make it smaller, draw fewer points or pass rasterized=True"
+    )
+
+
+def _with_colors(png: bytes, colors: int | None) -> bytes:
+    if colors is None:
+        return png
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    reduced = io.BytesIO()
+    # Dithering would blur text and make the file larger.
+    few = picture.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(reduced, format="PNG", optimize=True)
+    return reduced.getvalue()
+
+
+def _embedded(png: bytes) -> int:
+    return 4 * ((len(png) + 2) // 3)
+
+
+def _display(png: bytes, alt: str) -> None:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        get_ipython = None
+    if get_ipython is None or get_ipython() is None:
+        print(f"[figure: {alt}]")
+        return
+    from IPython.display import display
+
+    data = base64.b64encode(png).decode("ascii")
+    as_html = (
+        f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+    )
+    display({"text/html": as_html, "text/plain": f"[figure: {alt}]"}, raw=True)
