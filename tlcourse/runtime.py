@@ -3,6 +3,8 @@
 import os
 import random
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,10 +83,11 @@ def _threads() -> int:
 
 
 def _start_tensorflow(profile: str, threads: int, seed: int) -> tuple[str, str]:
-    import keras
-    import tensorflow as tf
+    with _quiet():
+        import keras
+        import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+        gpus = tf.config.list_physical_devices("GPU")
     if profile == "gpu" and not gpus:
         raise RuntimeError(_no_gpu("TensorFlow"))
     try:
@@ -97,12 +100,34 @@ def _start_tensorflow(profile: str, threads: int, seed: int) -> tuple[str, str]:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         # TensorFlow fixes these at its first operation: a second run of the cell keeps them.
-        pass
+        if profile == "gpu" and not tf.config.get_visible_devices("GPU"):
+            raise RuntimeError("restart the kernel to go from the CPU to the GPU") from None
     keras.utils.set_random_seed(seed)
     # Apple's plug-in also calls its device "GPU"; everywhere else it is CUDA (or ROCm).
     accelerator = "mps" if sys.platform == "darwin" else "cuda"
     device = accelerator if profile == "gpu" else "cpu"
     return device, f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
+
+
+@contextmanager
+def _quiet():
+    """Hold back what C++ code writes while TensorFlow loads; show it only if that fails.
+
+    TensorFlow 2.21 reports its build and the search for a GPU before any log level is in force.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            messages.seek(0)
+            os.write(kept, messages.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _start_pytorch(profile: str, threads: int, seed: int) -> tuple[str, str]:
