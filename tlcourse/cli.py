@@ -1,0 +1,235 @@
+"""The command tlcourse: assets, doctor, run and notebooks.
+
+Heavy imports stand inside the commands, so that --help answers at once.
+"""
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
+
+app = typer.Typer(
+    help="The helper of the course on transfer learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Framework(StrEnum):
+    """Which view of a notebook."""
+
+    tensorflow = "tensorflow"
+    pytorch = "pytorch"
+    both = "both"
+
+    def names(self) -> tuple[str, ...]:
+        """Return the frameworks meant."""
+        return ("tensorflow", "pytorch") if self is Framework.both else (self.value,)
+
+
+class Profile(StrEnum):
+    """How much is computed."""
+
+    smoke = "smoke"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NOTEBOOK", help="Number, name or path; all without any."),
+]
+Frameworks = Annotated[Framework, typer.Option(help="Which framework's notebooks.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tlcourse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: tlcourse assets")
+def assets() -> None:
+    """List weights and data sets with state, size and licence."""
+    from rich.table import Table
+
+    from .assets import states
+
+    table = Table(title="Weights and data of the course")
+    for heading in ("name", "state", "MB", "licence", "what it is"):
+        table.add_column(heading, justify="right" if heading == "MB" else "left")
+    listed = states()
+    for asset, state, _ in listed:
+        megabytes = f"{asset.size / 1e6:.1f}"
+        table.add_row(asset.name, state, megabytes, asset.licence, asset.description)
+    _console().print(table)
+    if any(state != "ready" for _, state, _ in listed):
+        print("What is missing or damaged is fetched at its first use; tlcourse doctor says more.")
+
+
+@app.command(
+    short_help="Check this machine and installation.", epilog="Example: tlcourse doctor --json"
+)
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+) -> None:
+    """Check this machine and installation, and say what to do about each problem."""
+    from .doctor import checks
+
+    found = list(checks())
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(check) for check in found], indent=1))
+    else:
+        _show_checks(found)
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+def _show_checks(found) -> None:
+    from rich.table import Table
+
+    table = Table(title="This machine and installation")
+    for heading in ("", "check", "found", "what to do"):
+        table.add_column(heading)
+    words = {True: "ok", False: "[bold red]problem[/bold red]", None: "note"}
+    for check in found:
+        table.add_row(
+            words[check.ok],
+            *(_plain(part) for part in (check.name, check.found)),
+            _plain(check.advice or ""),
+        )
+    _console().print(table)
+
+
+@app.command(
+    short_help="Execute notebooks and check their claims.",
+    epilog="Example: tlcourse run 04 --profile smoke --framework pytorch",
+)
+def run(
+    names: Names = None,
+    profile: Annotated[
+        Profile, typer.Option(help="smoke: seconds, claims untested; cpu: the lesson; gpu: more.")
+    ] = Profile.cpu,
+    framework: Frameworks = Framework.both,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; runs/<time> without one.")
+    ] = None,
+) -> None:
+    """Execute notebooks from their sources and list seconds, memory and claims.
+
+    Executed notebooks and run.json go to the output folder. The exit status is 1 if any failed.
+    """
+    from . import execution, notebooks, run_report
+
+    root = notebooks.project_root()
+    jobs = [(s, f) for s in notebooks.find(names, root) for f in framework.names()]
+    folder = out or root / "runs" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    results: list[execution.Result] = []
+    interrupted = False
+    try:
+        with run_report.watch(len(jobs)) as report:
+            execution.run(jobs, profile.value, seed, folder, report, results=results)
+    except KeyboardInterrupt:
+        interrupted = True
+    _console().print(run_report.table(results))
+    print(f"Executed notebooks and run.json are in {folder}")
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if any(result.status != "ok" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(
+    name="notebooks",
+    short_help="Build the notebooks that learners open.",
+    epilog="Example: tlcourse notebooks 04 --framework pytorch",
+)
+def build_notebooks(
+    names: Names = None,
+    framework: Frameworks = Framework.both,
+    force: Annotated[bool, typer.Option("--force", help="Execute current views too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing; exit 1 if a view is stale.")
+    ] = False,
+) -> None:
+    """Build and execute the notebooks that learners open, where their source has changed."""
+    from . import execution, notebooks, run_report
+
+    root = notebooks.project_root()
+    wanted = [(s, f) for s in notebooks.find(names, root) for f in framework.names()]
+    reasons = {job: notebooks.staleness(*job) for job in wanted}
+    jobs = [job for job in wanted if force or reasons[job]]
+    orphans = [] if names else notebooks.without_source(root)
+    for orphan in orphans:
+        print(f"{orphan.relative_to(root)} has no source any more: delete it")
+    if check:
+        for job in jobs:
+            print(f"{notebooks.view_path(*job).relative_to(root)} is stale: {reasons[job]}")
+        if any(reasons.values()) or orphans:
+            print("run tlcourse notebooks to build what is stale")
+            raise typer.Exit(1)
+        return
+    if not jobs:
+        print(f"all {len(wanted)} views are current")
+        return
+    with run_report.watch(len(jobs)) as report:
+        results = [execution.rebuild(*job, root, report) for job in jobs]
+    _console().print(run_report.table(results))
+    if any(result.status != "ok" for result in results):
+        raise typer.Exit(1)
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console()
+    # A log has no width of its own, and rich would fold the table into 80 columns.
+    return console if console.is_terminal else Console(width=140)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def main() -> None:
+    """Run the command; a mistake that tlcourse foresees ends in one sentence and status 2."""
+    try:
+        app()
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if not _raised_by_us(error):
+            raise
+        print(f"tlcourse: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether our own code raised it; an error from inside a library keeps its traceback."""
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith("tlcourse")

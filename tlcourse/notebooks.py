@@ -1,0 +1,256 @@
+"""From one percent source to a notebook per framework, and whether the built view is current.
+
+A source is notebooks/source/NN_title.py (jupytext percent). Cells tagged "tensorflow" or "pytorch"
+belong to that framework only, all others to both. A view is notebooks/<framework>/NN_title.ipynb,
+executed, with its outputs.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from .assets import new_file
+from .evidence import MIME
+from .figures import LIMIT as FIGURE_LIMIT
+
+FRAMEWORKS = ("tensorflow", "pytorch")
+NOTEBOOK_LIMIT = 600_000  # bytes
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# Without the version of Python, so that a view is the same from 3.11 to 3.13.
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+EMBEDDED_IMAGE = re.compile(r"data:image/[\w+.-]+;base64,[\w+/=]+")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def project_root() -> Path:
+    """Return the folder that holds notebooks/source, looked for upwards from here.
+
+    Raises FileNotFoundError where there is none.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (Path.cwd(), *Path.cwd().parents, package):
+        if (folder / "notebooks" / "source").is_dir():
+            return folder
+    raise FileNotFoundError(
+        "there is no notebooks/source folder here or above: run this inside the course's folder"
+    )
+
+
+def sources(root: Path) -> list[Path]:
+    """Return the notebook sources of the course in order."""
+    return sorted((root / "notebooks" / "source").glob("[0-9][0-9]_*.py"))
+
+
+def find(names, root: Path) -> list[Path]:
+    """Return the sources asked for by number, name or path; all of them for no names.
+
+    Raises ValueError naming the known notebooks when one is not found.
+    """
+    known = sources(root)
+    if not names:
+        return known
+    found = [_find_one(str(name), known) for name in names]
+    return list(dict.fromkeys(found))
+
+
+def _find_one(name: str, known: list[Path]) -> Path:
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return path.resolve()
+    for source in known:
+        number, _, title = source.stem.partition("_")
+        if path.stem in (source.stem, title) or (name.isdecimal() and int(name) == int(number)):
+            return source
+    listing = ", ".join(source.stem for source in known) or "none yet"
+    raise ValueError(f"there is no notebook {name!r}; the notebooks are: {listing}")
+
+
+def view_path(source: Path, framework: str) -> Path:
+    """Return where the view of a source belongs."""
+    return source.parent.parent / framework / f"{source.stem}.ipynb"
+
+
+def build(source: Path, framework: str):
+    """Return the unexecuted view of a source for one framework (an nbformat notebook).
+
+    The same source gives the same bytes. Raises ValueError for an unknown framework.
+    """
+    import jupytext
+    import nbformat
+
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"unknown framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    script = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+    others = set(FRAMEWORKS) - {framework}
+    cells = [cell for cell in script.cells if _belongs(cell, framework, others)]
+    _name_cells(cells)
+    view = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
+    )
+    view.nbformat_minor = 5
+    view.metadata["tlcourse"] = {"source": hashlib.sha256(as_text(view).encode()).hexdigest()}
+    return view
+
+
+def _belongs(cell, framework: str, others: set[str]) -> bool:
+    tags = set(cell.metadata.get("tags", []))
+    return framework in tags or not tags & others
+
+
+def _name_cells(cells) -> None:
+    """Name each cell after its content, so that ids stay when cells are added around it."""
+    seen = Counter()
+    for cell in cells:
+        content = "\0".join([cell.cell_type, *cell.metadata.get("tags", []), cell.source])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        cell["id"] = f"{digest}-{seen[digest]}" if seen[digest] else digest
+        seen[digest] += 1
+
+
+def as_text(notebook) -> str:
+    """Return the notebook as JSON text with sorted keys and a final newline."""
+    import nbformat
+
+    return nbformat.writes(notebook, version=nbformat.NO_CONVERT).rstrip("\n") + "\n"
+
+
+def staleness(source: Path, framework: str) -> str | None:
+    """Return why the view of a source has to be built again, or None where it is current."""
+    import nbformat
+
+    path = view_path(source, framework)
+    if not path.exists():
+        return "not built yet"
+    try:
+        view = nbformat.reads(path.read_text(encoding="utf-8"), as_version=nbformat.NO_CONVERT)
+        recorded, cells = view.metadata.get("tlcourse", {}).get("source"), view.cells
+    except (ValueError, AttributeError):
+        return "not a readable notebook"
+    wanted = build(source, framework)
+    if recorded != wanted.metadata.tlcourse.source:
+        return "its source has changed"
+    if [_authored(cell) for cell in cells] != [_authored(cell) for cell in wanted.cells]:
+        return "it was edited by hand"
+    for number, cell in enumerate(_code_with_content(view), start=1):
+        if cell.get("execution_count") is None:
+            return f"code cell {number} was not executed"
+        if _errors(cell):
+            return f"code cell {number} ended with an error"
+    return None
+
+
+def without_source(root: Path) -> list[Path]:
+    """Return views whose source is gone; a learner's own notebooks are named differently."""
+    stems = {source.stem for source in sources(root)}
+    views = (
+        view
+        for framework in FRAMEWORKS
+        for view in sorted((root / "notebooks" / framework).glob("[0-9][0-9]_*.ipynb"))
+    )
+    return [
+        view for view in views if re.fullmatch(r"\d\d_\w+", view.stem) and view.stem not in stems
+    ]
+
+
+def _authored(cell) -> tuple:
+    return cell.get("id"), cell.cell_type, tuple(cell.metadata.get("tags", [])), cell.source
+
+
+def _code_with_content(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def first_error(notebook) -> str | None:
+    """Return the first error output as one line, or None; cells meant to raise do not count."""
+    for number, cell in enumerate(_code_with_content(notebook), start=1):
+        for error in _errors(cell):
+            message = (error.evalue.strip().splitlines() or [""])[0]
+            if error.ename == "ClaimFailed":
+                return message
+            return f"code cell {number}: {error.ename}: {message}"
+    return None
+
+
+def _errors(cell) -> list:
+    """Errors that were not announced by the tag raises-exception; a false claim always counts."""
+    announced = "raises-exception" in cell.metadata.get("tags", [])
+    errors = (output for output in cell.outputs if output.output_type == "error")
+    return [error for error in errors if error.ename == "ClaimFailed" or not announced]
+
+
+def claims(notebook) -> list[dict]:
+    """Return the claims an executed notebook made, the last one of each id."""
+    found = {}
+    for cell in _code_with_content(notebook):
+        for output in cell.outputs:
+            made = output.get("data", {}).get(MIME)
+            if made:
+                found[made["id"]] = dict(made)
+    return list(found.values())
+
+
+def clean(executed) -> None:
+    """Take out of an executed notebook what changes from run to run, in place.
+
+    Timestamps, papermill's notes, messages on stderr (warnings, progress bars) and widgets, which
+    show nothing without their kernel.
+    """
+    kept = executed.metadata.get("tlcourse", {})
+    executed.metadata.clear()
+    executed.metadata.update(kernelspec=dict(KERNEL), language_info=dict(LANGUAGE), tlcourse=kept)
+    for cell in executed.cells:
+        for volatile in ("execution", "papermill", "ExecuteTime"):
+            cell.metadata.pop(volatile, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_volatile(output)]
+
+
+def _is_volatile(output) -> bool:
+    return output.get("name") == "stderr" or WIDGET in output.get("data", {})
+
+
+def refuse_unfit(executed, root: Path) -> None:
+    """Raise ValueError, one sentence, for an executed view that must not be published.
+
+    Too large a figure (60 KB) or notebook (600 KB), an error, or a path of this machine.
+    """
+    error = first_error(executed)
+    if error:
+        raise ValueError(error)
+    private = [str(path) for path in (root, Path.home()) if len(path.parts) > 1]
+    for number, cell in enumerate(_code_with_content(executed), start=1):
+        for output in cell.outputs:
+            for size in _image_sizes(output):
+                if size >= FIGURE_LIMIT:
+                    raise ValueError(
+                        f"code cell {number} holds a figure of {size // 1000} KB, at most "
+                        f"{FIGURE_LIMIT // 1000} KB are allowed: show it with figures.show"
+                    )
+            if any(path + os.sep in str(output) for path in private):
+                raise ValueError(f"code cell {number} shows a path of this machine: print less")
+    size = len(as_text(executed).encode())
+    if size >= NOTEBOOK_LIMIT:
+        raise ValueError(
+            f"the notebook takes {size // 1000} KB, at most {NOTEBOOK_LIMIT // 1000} KB are allowed"
+        )
+
+
+def _image_sizes(output) -> list[int]:
+    data = output.get("data", {})
+    sizes = [len(value) for kind, value in data.items() if kind.startswith("image/")]
+    return sizes + [len(image) for image in EMBEDDED_IMAGE.findall(str(data.get("text/html", "")))]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old or the new content, never a part."""
+    with new_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
