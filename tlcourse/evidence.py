@@ -52,7 +52,7 @@ def claim(id, text, holds, effect=None, interval=None, n=None) -> None:
     """
     made = _checked(id, text, holds, effect, interval, n, smoke=_profile() == "smoke")
     _claims[made.id] = made
-    _display(_claim_html(made), _claim_plain(made), {MIME: asdict(made)})
+    show_bundle(_claim_html(made), _claim_plain(made), {MIME: asdict(made)})
     if made.holds is False:
         numbers = f" ({made.numbers()})" if made.numbers() else ""
         raise ClaimFailed(f"claim {made.id} does not hold: {made.text}{numbers}")
@@ -61,7 +61,7 @@ def claim(id, text, holds, effect=None, interval=None, n=None) -> None:
 def summary() -> None:
     """Show the table of the claims made so far in this notebook."""
     if not _claims:
-        _display("<p>No claims yet: run the cells above first.</p>", "No claims yet.", {})
+        show_bundle("<p>No claims yet: run the cells above first.</p>", "No claims yet.")
         return
     rows = "".join(_row(made) for made in _claims.values())
     head = "".join(
@@ -71,7 +71,7 @@ def summary() -> None:
     caption = f"<caption>{_tally()}</caption>"
     table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     plain = "\n".join([_tally(), *(_claim_plain(made) for made in _claims.values())])
-    _display(table, plain, {})
+    show_bundle(table, plain)
 
 
 def mean_interval(samples, level: float = 0.95) -> tuple[float, tuple[float, float]]:
@@ -124,6 +124,20 @@ def accuracy_interval(correct, level: float = 0.95) -> tuple[float, tuple[float,
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # At 0 and 1 rounding may leave the share outside its own interval.
     return share, (min(centre - half, share), max(centre + half, share))
+
+
+def show_bundle(as_html: str, plain: str, more: dict | None = None) -> None:
+    """Show HTML (and further formats by MIME type) in a notebook; print plain text in a script."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        get_ipython = None
+    if get_ipython is None or get_ipython() is None:
+        print(plain)
+        return
+    from IPython.display import display
+
+    display({"text/html": as_html, "text/plain": plain, **(more or {})}, raw=True)
 
 
 def _profile() -> str:
@@ -242,17 +256,3 @@ def _row(made: Claim) -> str:
         made.numbers() or "–",
     )
     return "<tr>" + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>"
-
-
-def _display(as_html: str, plain: str, extra: dict) -> None:
-    """Show a bundle in a notebook, or print its plain text in a script."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = None
-    if get_ipython is None or get_ipython() is None:
-        print(plain)
-        return
-    from IPython.display import display
-
-    display({"text/html": as_html, "text/plain": plain, **extra}, raw=True)

@@ -4,6 +4,8 @@ import base64
 import html
 import io
 
+from .evidence import mean_interval, show_bundle
+
 # Okabe and Ito (2008) without the yellow, which is too pale on white. Colour is never alone:
 # the marker and the line style at the same index belong to it.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,7 +30,8 @@ def show(fig, alt: str) -> None:
         png = _small_png(fig)
     finally:
         plt.close(fig)  # a closed figure is not shown again by the inline backend
-    _display(png, " ".join(alt.split()))
+    alt = " ".join(alt.split())
+    show_bundle(_as_html(png, alt), f"[figure: {alt}]")
 
 
 def lines(ax, x, samples, label: str, index: int) -> None:
@@ -38,8 +41,6 @@ def lines(ax, x, samples, label: str, index: int) -> None:
     With one seed only the line is drawn. Raises ValueError for other shapes.
     """
     import numpy as np
-
-    from .evidence import mean_interval
 
     x, samples = np.asarray(x), np.asarray(samples, dtype=float)
     if x.ndim != 1 or samples.ndim != 2 or len(samples) != len(x):
@@ -155,18 +156,8 @@ def _embedded(png: bytes) -> int:
     return 4 * ((len(png) + 2) // 3)
 
 
-def _display(png: bytes, alt: str) -> None:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = None
-    if get_ipython is None or get_ipython() is None:
-        print(f"[figure: {alt}]")
-        return
-    from IPython.display import display
-
+def _as_html(png: bytes, alt: str) -> str:
     data = base64.b64encode(png).decode("ascii")
-    as_html = (
+    return (
         f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width:100%">'
     )
-    display({"text/html": as_html, "text/plain": f"[figure: {alt}]"}, raw=True)

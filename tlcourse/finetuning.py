@@ -30,12 +30,13 @@ def activation_batches(
     batch_size: int = 32,
     seed: int | None = None,
 ):
-    """Return shuffled batches of (activations, labels) of the given rows, read from disk as needed.
+    """Return shuffled batches of (activations, labels), read from disk as needed.
 
-    activations: (N, h, w, C) channels last, as ``features.extract(pool=False)`` gives them, or (N, C).
-    Keras: a ``PyDataset`` of float32 arrays as they are; PyTorch: an iterable of float32 (n, C, h, w)
-    and int64 tensors on the run's device. Every pass is shuffled anew, the same way for the same
-    seed; ``seed=None`` keeps the order.
+    activations: (N, h, w, C) channels last, as ``features.extract(pool=False)`` gives, or (N, C);
+    rows: the row numbers to train on, all by default.
+    Keras: a ``PyDataset`` of float32 arrays as they are; PyTorch: an iterable of float32
+    (n, C, h, w) and int64 tensors on the run's device. Every pass is shuffled anew, the same way
+    for the same seed; ``seed=None`` keeps the order.
     """
     rows = _checked_rows(rows, activations, labels)
 
