@@ -1,5 +1,6 @@
 """Notebooks executed in a kernel of their own: once for the views, with a profile for a run."""
 
+import asyncio
 import json
 import os
 import sys
@@ -133,7 +134,7 @@ class _Work:
 
     def _run(self) -> None:
         try:
-            self.client.execute(env=self.environment)
+            asyncio.run(self.client.async_execute(env=self.environment))
         except Exception as error:
             self.error = error
 
