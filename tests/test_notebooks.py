@@ -163,10 +163,10 @@ def test_a_changed_source_makes_its_view_stale(built):
     [
         (lambda cells: cells[2].update(source="print('mine')"), "it was edited by hand"),
         (lambda cells: cells.pop(), "it was edited by hand"),
-        (lambda cells: cells[3].update(execution_count=None), "code cell 3 was not executed"),
+        (lambda cells: cells[3].update(execution_count=None), "code cell 4 was not executed"),
         (
             lambda cells: cells[3].update(outputs=[nbformat.v4.new_output("error", ename="E")]),
-            "code cell 3 ended with an error",
+            "code cell 4 ended with an error",
         ),
     ],
 )
