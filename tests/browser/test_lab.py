@@ -1,0 +1,178 @@
+"""A learner opens a notebook in JupyterLab in a real browser and runs all its cells."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tlcourse.notebooks import project_root
+
+ROOT = project_root()
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    }
+}
+SECONDS_TO_RUN = 240
+# The cells' state as JupyterLab holds it; the page shows only those in sight.
+STATE = """() => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    const session = panel?.sessionContext?.session;
+    const cells = panel?.content?.model ? [...panel.content.model.cells] : [];
+    const code = cells.filter(c => c.type === 'code' && c.sharedModel.source.trim());
+    return {
+        kernel: session?.kernel?.status ?? 'none',
+        executed: code.filter(c => c.executionCount !== null).length,
+        code: code.length,
+        errors: code.flatMap(c => c.sharedModel.getOutputs())
+            .filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
+    };
+}"""
+CLEAR = "() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')"
+# Braces without return: a promise would make Playwright wait for the last cell, without a limit.
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        reason = f"no browser found: install Chromium (one of {', '.join(BROWSERS)} on the path)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab with nothing of this user's: (address, token, folder that it serves)."""
+    home = tmp_path_factory.mktemp("lab")
+    served = home / "course"
+    served.mkdir()
+    overrides = home / "settings"
+    overrides.mkdir()
+    (overrides / "overrides.json").write_text(json.dumps(SETTINGS))
+    token, port = secrets.token_hex(16), _free_port()
+    environment = os.environ | {
+        f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    # Relative names on purpose: the kernel python3 of this interpreter is the one to find.
+    environment |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                f"--ServerApp.root_dir={served}",
+                f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0",
+                "--ServerApp.ip=127.0.0.1",
+                f"--IdentityProvider.token={token}",
+                "--LabApp.expose_app_in_browser=True",
+                "--LabApp.extension_manager=readonly",
+                "--LabApp.news_url=",
+                f"--LabApp.app_settings_dir={overrides}",
+                f"--LabApp.user_settings_dir={home / 'user-settings'}",
+                f"--LabApp.workspaces_dir={home / 'workspaces'}",
+            ],
+            cwd=served,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api/status?token={token}", server, home / "log")
+        yield address, token, served
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_for(address: str, server, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    pytest.fail("JupyterLab did not start:\n" + log.read_text()[-3000:])
+
+
+def _notebook() -> Path:
+    """Notebook 04, or the start page as long as it does not exist."""
+    folder = ROOT / "notebooks" / "pytorch"
+    return next(iter([*folder.glob("04_*.ipynb"), *folder.glob("00_*.ipynb")]))
+
+
+def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, lab):
+    address, token, served = lab
+    original = _notebook()
+    shutil.copy(original, served)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{address}/lab/tree/{original.name}?token={token}")
+    # Both modes: a notebook shows its kernel's state in the status bar once it is connected.
+    page.wait_for_function(
+        f"() => window.jupyterapp && ({STATE})().kernel === 'idle'", timeout=90_000
+    )
+    page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=30_000)
+
+    page.evaluate(CLEAR)
+    assert page.evaluate(STATE)["executed"] == 0
+    page.evaluate(RUN_ALL)
+    state = _run_to_the_end(page)
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{original.stem}.png")
+    assert state["errors"] == []
+    assert state["executed"] == state["code"] > 0
+    assert page.locator(".jp-toast-message").count() == 0
+    page.close()
+
+
+def _run_to_the_end(page) -> dict:
+    """Wait until the last cell has run and the kernel is idle, or a cell has failed."""
+    deadline = time.monotonic() + SECONDS_TO_RUN
+    while time.monotonic() < deadline:
+        state = page.evaluate(STATE)
+        done = state["executed"] == state["code"] and state["kernel"] == "idle"
+        if state["errors"] or done:
+            page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=30_000)
+            return page.evaluate(STATE)
+        page.wait_for_timeout(250)
+    pytest.fail(f"the notebook did not end within {SECONDS_TO_RUN} seconds: {state}")
