@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from tlcourse import assets, datasets
+from tlcourse import assets, datasets, pictograms
 
 ROOT = Path(assets.__file__).parents[1]
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX systems")
@@ -145,6 +145,14 @@ def test_a_line_drawing_is_black_on_white_and_a_coloured_one_is_not():
     assert ((line < 128).mean((1, 2, 3)) > 0.01).all()  # none is blank
 
 
+@pytest.mark.parametrize("style", ["color", "line"])
+def test_the_cached_drawings_are_those_that_are_drawn_now(style):
+    data = datasets.pictograms(style)
+    rows = [0, 100, 300, list(data.meta["unicode_name"]).index("golfer")]  # one with skin
+    drawn = pictograms.draw(assets.locate("openmoji"), data.meta["codepoint"][rows], style)
+    np.testing.assert_array_equal(drawn, data.images[rows])
+
+
 def test_all_pictograms_hold_the_labelled_ones():
     labelled = datasets.pictograms("line")
     everything = datasets.pictograms("line", labelled=False)
@@ -157,9 +165,12 @@ def test_all_pictograms_hold_the_labelled_ones():
 @pytest.mark.parametrize("name", IMAGES)
 def test_pictures_come_from_the_cache_at_once(name):
     IMAGES[name]()
-    begin = time.perf_counter()
-    IMAGES[name]().images[::7].sum()
-    assert time.perf_counter() - begin < 0.3
+    seconds = []
+    for _ in range(3):  # the best of three: other programs may be at work
+        begin = time.perf_counter()
+        IMAGES[name]().images[::7].sum()
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 0.3
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -201,6 +212,16 @@ def test_folds_of_blocks_never_share_a_block_and_train_on_every_class(name):
     for train, test in folds:
         assert not set(data.blocks[train]) & set(data.blocks[test])
         assert set(data.labels[train]) == set(data.labels)
+
+
+def test_a_rare_class_that_fills_two_blocks_is_in_every_training_part():
+    digits = datasets.digits()
+    blocks = np.repeat(np.arange(6), 20)
+    few = dataclasses.replace(
+        digits.subset(range(120)), blocks=blocks, labels=(blocks < 2).astype(np.int64)
+    )
+    for seed in range(20):
+        assert all(set(few.labels[train]) == {0, 1} for train, _ in few.folds("block", 3, seed))
 
 
 def test_random_folds_of_sorted_rows_hold_every_class():
@@ -295,7 +316,9 @@ def test_other_content_or_options_have_another_file(decoded):
 
 
 def damage_truncate(path):
+    times = path.stat()
     os.truncate(path, 1_000_000)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the size alone tells
 
 
 def damage_overwrite(path):

@@ -125,9 +125,9 @@ def folder_sha256(folder: Path) -> str:
     Left out are packed twins (.gz, .zst) and __pycache__, which installers and tools add.
     """
     total = hashlib.sha256()
-    for relative, path in _files(folder):
-        total.update(f"{relative}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
+    for name in _files(folder):
+        total.update(f"{name}\0{os.path.getsize(folder / name)}\0".encode())
+        with open(folder / name, "rb") as file:
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest()
@@ -199,20 +199,23 @@ def _place(asset: Asset) -> Path | None:
     return path if path.exists() else None
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
+def _files(folder: Path) -> list[str]:
+    """The files that count, as sorted relative paths; strings, because there are thousands."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [Path(parent, name) for name in names if not name.endswith(TWINS)]
-    return sorted((path.relative_to(folder).as_posix(), path) for path in found)
+        inside = Path(parent).relative_to(folder).as_posix() + "/"
+        prefix = "" if inside == "./" else inside
+        found += [prefix + name for name in names if not name.endswith(TWINS)]
+    return sorted(found)
 
 
 def _signature(path: Path) -> str:
     """What changes when somebody touches the files: names, sizes and times of modification."""
     total = hashlib.sha256(str(path).encode())
-    for relative, file in _files(path) if path.is_dir() else [("", path)]:
-        stat = file.stat()
-        total.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    for name in _files(path) if path.is_dir() else [""]:
+        stat = os.stat(f"{path}/{name}" if name else path)
+        total.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return total.hexdigest()
 
 
@@ -314,7 +317,7 @@ def _unpack(asset: Asset) -> Path:
 
 def _different(folder: Path, fresh: Path) -> list[str]:
     """The files of a folder that are not as in a fresh copy; the folder itself if none is."""
-    names = sorted({relative for relative, _ in _files(folder) + _files(fresh)})
+    names = sorted({*_files(folder), *_files(fresh)})
     same, _, _ = filecmp.cmpfiles(folder, fresh, names, shallow=False)
     return [str(folder / name) for name in names if name not in same] or [str(folder)]
 
