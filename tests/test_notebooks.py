@@ -214,7 +214,8 @@ def test_an_unfit_view_is_refused(cell, sentence, course):
 
 
 def test_an_error_that_is_announced_by_its_tag_may_be_shown(course):
-    source = course("03_trap", '\n# %% tags=["raises-exception"]\n1 / 0\n\n# %%\n1\n')
+    trap = '# %% tags=["raises-exception"]\nos.listdir("gone")\n\n# %%\n1\n'
+    source = course("03_trap", "\n" + trap)
     assert execution.rebuild(source, "pytorch", course.root).status == "ok"
     assert notebooks.staleness(source, "pytorch") is None
 

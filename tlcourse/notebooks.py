@@ -183,8 +183,11 @@ def first_error(notebook) -> str | None:
 def _errors(cell) -> list:
     """Errors that were not announced by the tag raises-exception; a false claim always counts."""
     announced = "raises-exception" in cell.metadata.get("tags", [])
-    errors = (output for output in cell.outputs if output.output_type == "error")
-    return [error for error in errors if error.ename == "ClaimFailed" or not announced]
+    return [e for e in _all_errors(cell) if e.ename == "ClaimFailed" or not announced]
+
+
+def _all_errors(cell) -> list:
+    return [output for output in cell.get("outputs", []) if output.output_type == "error"]
 
 
 def claims(notebook) -> list[dict]:
@@ -212,6 +215,9 @@ def clean(executed) -> None:
             cell.metadata.pop(volatile, None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_volatile(output)]
+        for error in _all_errors(cell):
+            # An announced error is shown by its message; the trace holds paths of this machine.
+            error["traceback"] = [f"{error.ename}: {error.evalue}"]
 
 
 def _is_volatile(output) -> bool:

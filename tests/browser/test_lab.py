@@ -83,7 +83,7 @@ def lab(tmp_path_factory):
     environment = os.environ | {
         f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
     }
-    # Relative names on purpose: the kernel python3 of this interpreter is the one to find.
+    # The kernel python3 of this interpreter comes before any that a user has installed.
     environment |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1"}
     with (home / "log").open("w") as log:
         server = subprocess.Popen(
@@ -147,7 +147,6 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, lab):
     shutil.copy(original, served)
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(f"{address}/lab/tree/{original.name}?token={token}")
-    # Both modes: a notebook shows its kernel's state in the status bar once it is connected.
     page.wait_for_function(
         f"() => window.jupyterapp && ({STATE})().kernel === 'idle'", timeout=90_000
     )
