@@ -67,13 +67,20 @@ def _options(
     pass
 
 
-@app.command(epilog="Example: tlcourse assets")
-def assets() -> None:
+@app.command(epilog="Example: tlcourse assets --fetch")
+def assets(
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Put in place what is missing or damaged first.")
+    ] = False,
+) -> None:
     """List weights and data sets with state, size and licence."""
     from rich.table import Table
 
-    from .assets import states
+    from .assets import locate, states
 
+    if fetch:
+        for asset, _, _ in states():
+            locate(asset.name)
     table = Table(title="Weights and data of the course")
     for heading in ("name", "state", "MB", "licence", "what it is"):
         table.add_column(heading, justify="right" if heading == "MB" else "left")
@@ -83,7 +90,9 @@ def assets() -> None:
         table.add_row(asset.name, state, megabytes, asset.licence, asset.description)
     _console().print(table)
     if any(state != "ready" for _, state, _ in listed):
-        print("What is missing or damaged is fetched at its first use; tlcourse doctor says more.")
+        print(
+            "What is missing or damaged is fetched at its first use, or by tlcourse assets --fetch."
+        )
 
 
 @app.command(

@@ -9,8 +9,6 @@ preprocessing, precision and framework. It appears whole or not at all.
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -19,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tlcourse import engine
-from tlcourse.assets import cache_dir
+from tlcourse.assets import cache_dir, lock, new_file, say, sweep
 from tlcourse.backbones import Backbone, TextEncoder
 from tlcourse.backbones.image import resize
 
@@ -126,15 +124,13 @@ def _through_cache(places, common: dict, rows, shape, cache: bool) -> dict:
         dtype = shape[1]
         return {p: np.concatenate(c).astype(dtype) for p, c in zip(places, columns, strict=True)}
 
-    from filelock import FileLock
-
     folder = cache_dir() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
     pass_key = _digest(b"", json.dumps(common, sort_keys=True))[:24]
     paths = {place: folder / f"{pass_key}-{place}.npy" for place in places}
     # The second process waits, then finds the files.
-    with FileLock(folder / f"{pass_key}.lock"):
-        _remove_orphans(folder, pass_key)
+    with lock(f"features-{pass_key}"):
+        # We hold the lock, so what lies here half-written was left by a process that was killed.
+        sweep(folder, f"{pass_key}-*")
         arrays = {place: _read(path) for place, path in paths.items()}
         if missing := tuple(place for place, array in arrays.items() if array is None):
             _write([paths[place] for place in missing], rows(missing), *shape)
@@ -149,10 +145,7 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError):
-        print(
-            f"The cached features {path.name} are damaged: removed, and computed again.",
-            file=sys.stderr,
-        )
+        say(f"The cached features {path.name} are damaged: removed, and computed again.")
         path.unlink()
         return None
     return array if array.ndim > 2 else np.array(array)
@@ -160,36 +153,24 @@ def _read(path: Path) -> np.ndarray | None:
 
 def _write(paths: list[Path], batches, count: int, dtype) -> None:
     """Stream batches into one file a place; a file gets its name when it is complete."""
-    parts = [path.with_name(f"{path.stem}.{os.getpid()}.part") for path in paths]
     try:
         with ExitStack() as stack:
+            parts = [stack.enter_context(new_file(path)) for path in paths]
             files = [stack.enter_context(open(part, "wb")) for part in parts]
             for number, batch in enumerate(batches):
                 for file, values in zip(files, batch, strict=True):
                     if number == 0:
                         header = np.lib.format.header_data_from_array_1_0(values.astype(dtype))
-                        header["shape"] = (count, *values.shape[1:])
-                        header["fortran_order"] = False
+                        header |= {"shape": (count, *values.shape[1:]), "fortran_order": False}
                         np.lib.format.write_array_header_1_0(file, header)
                     # Plain writes, not a memory map: on a full disk a map kills the process.
                     file.write(np.ascontiguousarray(values, dtype).data)
-        for part, path in zip(parts, paths, strict=True):
-            os.replace(part, path)
     except OSError as error:
         raise OSError(
             error.errno,
             f"The features could not be kept in {paths[0].parent} ({error.strerror}): free some "
             "space, set TLCOURSE_CACHE to another folder, or pass cache=False.",
         ) from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
-
-
-def _remove_orphans(folder: Path, pass_key: str) -> None:
-    """Remove what a killed process left; the caller holds this key's lock, so nobody is writing."""
-    for orphan in folder.glob(f"{pass_key}-*.part"):
-        orphan.unlink(missing_ok=True)
 
 
 def _progress(batches, total: int, label: str):

@@ -103,9 +103,12 @@ def _read_transformers(name: str, entry: HubModel, source) -> Backbone:
         tuple(255 * value for value in values)
         for values in (processor.image_mean, processor.image_std)
     )
+    # The members of the network's outermost list are its stages or blocks.
     cut_points = tuple(
-        module_name
-        for module_name, module in network.named_modules()
-        if module_name.split(".")[-1].isdigit() and "encoder" in module_name
+        path
+        for path, _ in network.named_modules()
+        if [part.isdigit() for part in path.split(".")].count(True) == 1
+        and path[-1].isdigit()
+        and not path.startswith("classifier")
     )
     return Backbone(name, "pytorch", network, entry.input_size, cut_points, Scaling(mean, std))
