@@ -1,4 +1,4 @@
-"""How good is a fine-tuned MiniLM at 100 to 5,000 labelled sentences? The recorded run of lesson 07.
+"""How good is MiniLM fine-tuned on 100 to 5,000 labelled sentences? The recorded run of lesson 07.
 
     python benchmarks/bert_labels.py --framework pytorch --seconds 150
 
@@ -12,13 +12,12 @@ import argparse
 import copy
 import json
 import os
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from record import circumstances
 
 RESULTS = Path(__file__).with_name("results")
 MAX_TOKENS = 64
@@ -216,7 +215,7 @@ def measure(piece: Piece, trainer, tokens, data, pool, test) -> dict:
 def record(path: Path, found: dict, header: dict) -> None:
     """Add one result to the file, which is replaced as a whole."""
     results = json.loads(path.read_text()) if path.exists() else {**header, "runs": []}
-    results["date"] = header["date"]
+    results |= header
     results["runs"].append(found)
     part = path.with_suffix(".part")
     lines = ",\n  ".join(json.dumps(run) for run in results["runs"])
@@ -232,16 +231,6 @@ def recorded(path: Path) -> set[Piece]:
     names = Piece.__dataclass_fields__
     runs = json.loads(path.read_text())["runs"]
     return {Piece(**{name: run[name] for name in names}) for run in runs}
-
-
-def processor() -> str:
-    """Return the processor's name and how many cores this process may use."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0].partition(":")[2].strip() if names else name
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -267,10 +256,8 @@ def main() -> None:
     encoder = backbones.load("minilm", given.framework)
     tokens = encoder.tokenize(data.texts, MAX_TOKENS)
     trainer = (Torch if given.framework == "pytorch" else Keras)(encoder)
-    header = {
+    header = circumstances() | {
         "command": f"python benchmarks/bert_labels.py --framework {given.framework}",
-        "machine": processor(),
-        "date": date.today().isoformat(),
         "test_sentences": len(test),
     }
     for piece in left:
