@@ -67,8 +67,13 @@ def text_batches(
     rows = _checked_rows(rows, tokens, labels)
     lengths = np.array([len(row) for row in tokens])
 
-    def fetch(chosen: np.ndarray):
-        length = -(-lengths[chosen].max() // _LENGTH_STEP) * _LENGTH_STEP
+    def fetch(chosen: np.ndarray, unlike: np.ndarray | None = None):
+        length, other = (
+            -(-lengths[these].max() // _LENGTH_STEP) * _LENGTH_STEP
+            for these in (chosen, chosen if unlike is None else unlike)
+        )
+        if unlike is not None and length == other:
+            length += _LENGTH_STEP
         length = min(length, encoder.max_length)
         return encoder.pad([tokens[row] for row in chosen], length), np.asarray(labels)[chosen]
 
@@ -119,6 +124,9 @@ def _batches(framework: str, rows, lengths, batch_size: int, seed: int | None, f
                 return len(self.order)
 
             def __getitem__(self, index):
+                if index == 1 and lengths is not None:
+                    # Keras takes a length that the first two batches share for that of all.
+                    return fetch(self.order[1], unlike=self.order[0])
                 return fetch(self.order[index])
 
             def on_epoch_end(self):
