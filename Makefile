@@ -10,6 +10,8 @@ endif
 READY := $(VENV)/.ready
 VIEWS ?= notebooks/pytorch notebooks/tensorflow
 START := notebooks/pytorch/00_start_here.ipynb
+# Jupyter refuses to serve root (a container's usual user) unless told that it is meant.
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help setup lab test nbval course notebooks benchmarks clean
@@ -35,7 +37,7 @@ endif
 	@touch $@
 
 lab: setup
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(START)
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/$(START) $(LAB)
 
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
