@@ -45,22 +45,22 @@ class Piece:
 def plan() -> list[Piece]:
     """Return all pieces, the most wanted first."""
     default = RATES["fine-tuned"]
-    pieces = [Piece("fine-tuned", n, s, default) for n in (500, 100) for s in range(5)]
-    pieces += [Piece("fine-tuned", 2000, s, default) for s in range(3)]
-    pieces += [
-        Piece("from scratch", n, s, RATES["from scratch"]) for n in (500, 100) for s in range(5)
-    ]
-    pieces += [Piece("LoRA", 500, s, RATES["LoRA"]) for s in range(5)]
+    pieces = [Piece("fine-tuned", n, s, default) for n in (500, 100, 2000) for s in range(5)]
+    for method in ("from scratch", "LoRA"):
+        pieces += [Piece(method, 500, s, RATES[method]) for s in range(5)]
+    pieces += [Piece("LoRA", 500, s, 3e-3) for s in range(5)]
     pieces += [Piece("fine-tuned", 5000, s, default) for s in range(3)]
     rates = (1e-5, 1e-4, 3e-4, 1e-3)
     pieces += [Piece("fine-tuned", 500, s, r, w) for s in range(3) for r in rates for w in (0, 0.1)]
-    pieces += [
-        Piece("fine-tuned", 500, s, default, frozen=k) for s in range(3) for k in (1, 3, 5, 7)
-    ]
+    frozen = (1, 3, 5, 7)
+    pieces += [Piece("fine-tuned", 500, s, default, frozen=k) for s in range(3) for k in frozen]
     pieces += [Piece("fine-tuned", 500, s, default) for s in range(5, 10)]
-    pieces += [
-        Piece("from scratch", n, s, RATES["from scratch"]) for n in (2000, 5000) for s in range(3)
-    ]
+    scratch = RATES["from scratch"]
+    pieces += [Piece("from scratch", n, s, scratch) for n in (100, 2000, 5000) for s in range(3)]
+    pieces += [Piece("from scratch", n, s, scratch) for n in (100, 2000) for s in range(3, 5)]
+    pieces += [Piece("fine-tuned", 500, s, default, frozen=k) for s in (3, 4) for k in frozen]
+    pieces += [Piece("fine-tuned", 5000, s, default) for s in (3, 4)]
+    pieces += [Piece("from scratch", 5000, s, scratch) for s in (3, 4)]
     return list(dict.fromkeys(pieces))
 
 

@@ -78,7 +78,7 @@ def text_batches(
         return encoder.pad([tokens[row] for row in chosen], length), np.asarray(labels)[chosen]
 
     sort_key = lengths if by_length else None
-    return _batches(encoder.framework, rows, sort_key, batch_size, seed, fetch)
+    return _batches(encoder.framework, rows, sort_key, batch_size, seed, fetch, ragged=True)
 
 
 def _checked_rows(rows, inputs, labels) -> np.ndarray:
@@ -105,7 +105,7 @@ def _order(rows, lengths, batch_size, rng) -> list[np.ndarray]:
     return batches
 
 
-def _batches(framework: str, rows, lengths, batch_size: int, seed: int | None, fetch: Callable):
+def _batches(framework: str, rows, lengths, batch_size, seed, fetch: Callable, ragged=False):
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework must be one of {', '.join(FRAMEWORKS)}; got {framework!r}.")
     if len(rows) == 0:
@@ -124,7 +124,7 @@ def _batches(framework: str, rows, lengths, batch_size: int, seed: int | None, f
                 return len(self.order)
 
             def __getitem__(self, index):
-                if index == 1 and lengths is not None:
+                if index == 1 and ragged:
                     # Keras takes a length that the first two batches share for that of all.
                     return fetch(self.order[1], unlike=self.order[0])
                 return fetch(self.order[index])
