@@ -62,7 +62,7 @@ def execute(notebook, cwd: Path, result: Result, on_share=lambda share: None, ce
         try:
             # The client runs beside us: this thread keeps watching memory and the keyboard.
             while work.thread.is_alive():
-                work.thread.join(0.1)
+                work.thread.join(0.5)
                 result.peak_memory_mb = max(result.peak_memory_mb, work.memory_mb())
         except KeyboardInterrupt:
             result.status, result.error = "interrupted", "stopped from the keyboard"
@@ -139,14 +139,18 @@ class _Work:
             self.error = error
 
     def memory_mb(self) -> float:
-        """Resident memory of the kernel and its children now."""
+        """Memory that the kernel and its children have taken for themselves now.
+
+        Pages mapped from files (cached features, pictures) are left out where the system tells
+        them apart: it takes them back when it needs room.
+        """
         import psutil
 
         total = 0
         for process in self._processes():
             try:
-                total += process.memory_info().rss
-            except psutil.Error:
+                total += _own_bytes(process)
+            except (psutil.Error, OSError):
                 continue  # it has ended meanwhile
         return total / 2**20
 
@@ -172,6 +176,15 @@ class _Work:
             return [kernel, *kernel.children(recursive=True)]
         except psutil.Error:
             return []
+
+
+def _own_bytes(process) -> int:
+    """Anonymous memory, a page shared by n processes counted as 1/n; Linux only, else resident."""
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if rollup.exists():
+        fields = (line.split() for line in rollup.read_text().splitlines())
+        return next((int(size[0]) * 1024 for name, *size in fields if name == "Pss_Anon:"), 0)
+    return process.memory_info().rss
 
 
 def _own_kernel_manager():
