@@ -23,7 +23,7 @@ RESULTS = Path(__file__).with_name("results")
 MAX_TOKENS = 64
 RATES = {"fine-tuned": 1e-4, "from scratch": 5e-4, "LoRA": 1e-3}
 # Few labels get more passes, or there would be too few steps to learn anything.
-EPOCHS = {100: 5, 500: 3, 2000: 2, 5000: 2}
+EPOCHS = {100: 5, 300: 3, 500: 3, 2000: 2, 5000: 2}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Piece:
 
     @property
     def batch_size(self) -> int:
-        return 16 if self.labels < 500 else 32
+        return 16 if self.labels < 300 else 32
 
 
 def plan() -> list[Piece]:
@@ -61,6 +61,7 @@ def plan() -> list[Piece]:
     pieces += [Piece("fine-tuned", 500, s, default, frozen=k) for s in (3, 4) for k in frozen]
     pieces += [Piece("fine-tuned", 5000, s, default) for s in (3, 4)]
     pieces += [Piece("from scratch", 5000, s, scratch) for s in (3, 4)]
+    pieces += [Piece("fine-tuned", 300, s, default) for s in range(10)]
     return list(dict.fromkeys(pieces))
 
 
