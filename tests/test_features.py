@@ -64,6 +64,15 @@ def test_features_are_the_frameworks_own_activations(backbone, pictures):
         assert np.abs(pooled[cut] - expected.mean((1, 2))).max() < 1e-4
 
 
+def test_all_cut_points_at_once_are_each_under_their_own_name(backbone, pictures):
+    few = pictures[:8]
+    got = features.extract(backbone, few, backbone.cut_points, precision="fp32", cache=False)
+    for cut in backbone.cut_points:
+        expected = trunk_outputs(backbone, few, cut).mean((1, 2))
+        assert got[cut].shape == expected.shape
+        assert np.abs(got[cut] - expected).max() < 1e-3 * max(1, np.abs(expected).max())
+
+
 def test_both_frameworks_give_the_same_features(pictures):
     ours, theirs = (
         features.extract(

@@ -5,6 +5,7 @@ batch. Its memory is a few batches, whatever the number of images.
 """
 
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -195,7 +196,15 @@ def _convert_keras(network, signature):
     model = openvino.convert_model(tf.function(network).get_concrete_function(**specs))
     for port in model.inputs:  # TensorFlow says "token_ids:0"
         port.get_tensor().set_names({port.any_name.removesuffix(":0")})
-    return model
+    # OpenVINO sorts the outputs as text, Identity_10 before Identity_2: put them back in order.
+    results = sorted(model.get_results(), key=_output_number)
+    return openvino.Model(results, model.get_parameters())
+
+
+def _output_number(result) -> int:
+    """Return which output of the traced function this is: Identity:0 is 0, Identity_7:0 is 7."""
+    found = (re.fullmatch(r"Identity(?:_(\d+))?:0", name) for name in result.output(0).names)
+    return next(int(match[1] or 0) for match in found if match)
 
 
 def _uint8_input(model, backbone: Backbone):

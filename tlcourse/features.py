@@ -22,7 +22,7 @@ from tlcourse.backbones import Backbone, TextEncoder
 from tlcourse.backbones.image import resize
 
 # Raise when the meaning of a cached number changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def extract(
