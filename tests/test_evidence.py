@@ -144,3 +144,16 @@ def test_one_seed_gives_no_interval_except_in_smoke(monkeypatch):
 def test_samples_of_another_shape_are_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_margin_is_claimed_by_the_whole_interval(shown):
+    a, b = [0.80, 0.84, 0.79, 0.83], [0.70, 0.72, 0.71, 0.73]
+    evidence.claim_margin("04.x", "a beats b by more than 0.05", a, b, above=0.05)
+    made = shown[0][2][evidence.MIME]
+    assert (made["effect"], made["interval"]) == evidence.paired_interval(a, b)
+    assert made["n"] == 4
+    with pytest.raises(evidence.ClaimFailed):  # the mean is above 0.09, the interval is not
+        evidence.claim_margin("04.y", "a beats b by more than 0.09", a, b, above=0.09)
+    evidence.claim_margin("04.z", "a is near 0.8", a, 0.8, above=-0.1, below=0.1)
+    with pytest.raises(ValueError, match="these are 4 and 3"):
+        evidence.claim_margin("04.w", "unpaired", a, b[:3], above=0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,17 @@ def test_features_are_the_frameworks_own_activations(backbone, pictures):
         expected = trunk_outputs(backbone, pictures, cut)
         assert np.abs(whole[cut] - expected).max() < 1e-3 * np.abs(expected).max()
         assert np.abs(pooled[cut] - expected.mean((1, 2))).max() < 1e-4
+
+
+def test_a_network_trained_on_blue_green_red_gets_its_channels_in_that_order(backbone, pictures):
+    colours = {"mean": (123.68, 116.779, 103.939), "std": (58.4, 57.1, 57.4)}
+    swapped = replace(backbone, scaling=backbones.image.Scaling(**colours, bgr=True))
+    got = features.extract(swapped, pictures, precision="fp32", cache=False)["head"]
+    expected = trunk_outputs(swapped, pictures, "head").mean((1, 2))
+    assert np.abs(got - expected).max() < 1e-4
+    straight = replace(backbone, scaling=backbones.image.Scaling(**colours))
+    other = features.extract(straight, pictures, precision="fp32", cache=False)["head"]
+    assert np.abs(got - other).max() > 0.1
 
 
 def test_all_cut_points_at_once_are_each_under_their_own_name(backbone, pictures):

@@ -63,7 +63,7 @@ def test_a_figure_that_cannot_be_made_small_is_refused(shown):
     fig, ax = titled()
     fig.set_size_inches(7, 7)
     ax.imshow(np.random.default_rng(0).random((500, 500, 3)), aspect="auto")
-    with pytest.raises(ValueError, match=r"the figure takes \d+ KB .* at most 60"):
+    with pytest.raises(ValueError, match=r"the figure takes \d+ KB and may take 60"):
         figures.show(fig, "noise")
     assert shown == [] and plt.get_fignums() == []
 
@@ -124,3 +124,42 @@ def test_samples_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="give one title each"):
         figures.image_grid([], [], "nothing")
     plt.close("all")
+
+
+def frames(**heights):
+    made = {}
+    for name, height in heights.items():
+        fig, ax = plt.subplots(figsize=(4, 2.5))
+        ax.bar(["a", "b"], [1, height])
+        ax.set(title=f"b reaches {height}", ylabel="accuracy")
+        made[name] = fig
+    return made
+
+
+def test_a_slider_shows_its_start_where_scripts_do_not_run(shown):
+    figures.slider(frames(low=1, middle=2, high=3), "rate", "two bars", start="middle")
+    assert shown[0].startswith('<div><img alt="two bars (rate: middle)" src="data:image/png')
+    sources = re.findall(r"data:image/png;base64,[\w+/=]+", shown[0])
+    assert len(sources) == 4 and sources[0] == sources[2]  # the start, then all three in order
+    assert plt.get_fignums() == []
+
+
+def test_the_words_of_a_slider_cannot_end_its_script(shown):
+    made = frames(a=1, b=2)
+    made["</script>"] = made.pop("b")
+    figures.slider(made, "rate</script>", "two </script> bars")
+    assert shown[0].count("</script>") == 1
+
+
+def test_a_slider_that_leaves_a_reader_out_is_refused(shown):
+    with pytest.raises(ValueError, match="needs two figures or more and a start among them: low"):
+        figures.slider(frames(low=1), "rate", "two bars")
+    with pytest.raises(ValueError, match="a start among them: low, high"):
+        figures.slider(frames(low=1, high=2), "rate", "two bars", start="middle")
+    with pytest.raises(ValueError, match="no alternative text"):
+        figures.slider(frames(low=1, high=2), "rate", " ")
+    made = frames(low=1, high=2)
+    made["high"].axes[0].set_title("")
+    with pytest.raises(ValueError, match="has no title"):
+        figures.slider(made, "rate", "two bars")
+    assert shown == [] and plt.get_fignums() == []

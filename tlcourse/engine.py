@@ -51,7 +51,13 @@ def for_images(backbone: Backbone, cuts: tuple[str, ...], pool: bool, precision:
         model = _convert_torch(network, {"images": np.zeros((1, 3, size, size), np.float32)})
     else:
         model = _convert_keras(network, {"images": ((None, size, size, 3), "float32")})
-    return _openvino(_uint8_input(model, backbone), precision)
+    engine = _openvino(_uint8_input(model, backbone), precision)
+    if not backbone.scaling.bgr:
+        return engine
+    # Swapped here: OpenVINO's own reverse_channels is ignored where it converts NHWC to NCHW.
+    return lambda batches: engine(
+        {"images": np.ascontiguousarray(batch["images"][..., ::-1])} for batch in batches
+    )
 
 
 def for_texts(encoder: TextEncoder, layers: tuple[int, ...], pool: str, precision: str) -> Engine:
@@ -208,7 +214,7 @@ def _output_number(result) -> int:
 
 
 def _uint8_input(model, backbone: Backbone):
-    """Put the model's own preprocessing into the graph, so that bytes go in."""
+    """Put the model's own scaling into the graph, so that bytes go in, in the model's order."""
     import openvino
     from openvino.preprocess import PrePostProcessor
 
@@ -217,11 +223,9 @@ def _uint8_input(model, backbone: Backbone):
     images.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     native = "NCHW" if backbone.framework == "pytorch" else "NHWC"
     images.model().set_layout(openvino.Layout(native))
-    scaling = backbone.scaling
+    scaling, order = backbone.scaling, -1 if backbone.scaling.bgr else 1
     images.preprocess().convert_element_type(openvino.Type.f32)
-    images.preprocess().mean(list(scaling.mean)).scale(list(scaling.std))
-    if scaling.bgr:
-        images.preprocess().reverse_channels()
+    images.preprocess().mean(list(scaling.mean)[::order]).scale(list(scaling.std)[::order])
     return steps.build()
 
 

@@ -58,6 +58,19 @@ def claim(id, text, holds, effect=None, interval=None, n=None) -> None:
         raise ClaimFailed(f"claim {made.id} does not hold: {made.text}{numbers}")
 
 
+def claim_margin(id, text, a, b=0.0, above=-math.inf, below=math.inf) -> None:
+    """Claim that `a - b` lies above one margin and below another with its whole 95 % interval.
+
+    `a` has shape (n,), one value a seed or fold; `b` is one number, or of the same shape and paired
+    with `a`. The effect shown is the mean of the difference. Raises ClaimFailed like `claim`.
+    """
+    import numpy as np
+
+    b = np.full(np.shape(a), b) if np.ndim(b) == 0 else b
+    effect, (low, high) = paired_interval(a, b)
+    claim(id, text, above < low and high < below, effect, (low, high), len(b))
+
+
 def summary() -> None:
     """Show the table of the claims made so far in this notebook."""
     if not _claims:

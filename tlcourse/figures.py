@@ -13,6 +13,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 LIMIT = 60_000  # bytes of one figure as it stands in the notebook, base64 included
+SLIDER_LIMIT = 180_000  # bytes of all the figures behind one slider
 DPI = 110
 
 
@@ -32,6 +33,62 @@ def show(fig, alt: str) -> None:
         plt.close(fig)  # a closed figure is not shown again by the inline backend
     alt = " ".join(alt.split())
     show_bundle(_as_html(png, alt), f"[figure: {alt}]")
+
+
+def slider(frames, control: str, alt: str, start: str | None = None) -> None:
+    """Show one of several finished figures and a slider to change between them; close them all.
+
+    `frames` maps what the slider says ("rate 0.01") to a figure; `control` is its label. The one
+    named `start`, else the first, is shown. The slider needs no kernel: a script beside the figure
+    builds it. Where scripts do not run (a notebook not yet trusted, a web preview) that figure
+    stands alone. Raises ValueError like `show`, for fewer than two frames and an unknown start.
+    """
+    import json
+
+    import matplotlib.pyplot as plt
+
+    start = next(iter(frames), None) if start is None else start
+    try:
+        if len(frames) < 2 or start not in frames:
+            known = ", ".join(map(str, frames)) or "none"
+            raise ValueError(f"a slider needs two figures or more and a start among them: {known}")
+        for fig in frames.values():
+            _refuse_unlabelled(fig, alt)
+        each = min(LIMIT, SLIDER_LIMIT // len(frames))
+        pictures = {str(name): _small_png(fig, each, cut=False) for name, fig in frames.items()}
+        width = max(fig.get_size_inches()[0] for fig in frames.values())
+    finally:
+        for fig in frames.values():
+            plt.close(fig)
+    alt, start = " ".join(alt.split()), str(start)
+    state = {"control": control, "alt": alt, "start": list(pictures).index(start)}
+    state["frames"] = [[name, _as_source(png)] for name, png in pictures.items()]
+    script = _SLIDER.replace("STATE", json.dumps(state).replace("<", "\\u003c"))
+    image = _as_html(pictures[start], f"{alt} ({control}: {start})", width=round(DPI * width))
+    show_bundle(f"<div>{image}<script>{script}</script></div>", f"[figure: {alt}]")
+
+
+# A native range input: arrow keys, Home and End work, and none of them reaches the notebook.
+_SLIDER = """(() => {
+const state = STATE, root = document.currentScript.parentElement;
+const image = root.querySelector('img'), label = document.createElement('label');
+const input = document.createElement('input'), value = document.createElement('output');
+Object.assign(input, {type: 'range', min: 0, max: state.frames.length - 1, step: 1});
+input.value = state.start;
+input.style.margin = '0 .8em';
+label.style.display = 'block';
+const show = () => {
+  const [name, source] = state.frames[input.value];
+  Object.assign(image, {src: source, alt: `${state.alt} (${state.control}: ${name})`});
+  input.setAttribute('aria-valuetext', name);
+  value.textContent = name;
+};
+input.addEventListener('input', show);
+label.append(state.control, input, value);
+root.prepend(label);
+root.addEventListener('keydown', event => event.stopPropagation());
+show();
+})()"""
 
 
 def lines(ax, x, samples, label: str, index: int) -> None:
@@ -61,6 +118,11 @@ def image_grid(images, titles, alt: str, columns: int = 6, title: str | None = N
     `images` is a sequence of uint8 arrays (H, W) or (H, W, 3); `titles` has one string each.
     Raises ValueError when their numbers differ or there is none.
     """
+    show(grid_figure(images, titles, columns, title), alt)
+
+
+def grid_figure(images, titles, columns: int = 6, title: str | None = None):
+    """Return the figure that `image_grid` shows, for a slider to show several of them."""
     import math
 
     import matplotlib.pyplot as plt
@@ -77,7 +139,7 @@ def image_grid(images, titles, alt: str, columns: int = 6, title: str | None = N
         ax.set_title(words, fontsize=8, loc="center")
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    show(fig, alt)
+    return fig
 
 
 def _refuse_unlabelled(fig, alt: str) -> None:
@@ -121,20 +183,24 @@ def _ticks_are_words(ax, direction: str) -> bool:
     return isinstance(formatter, FixedFormatter | StrCategoryFormatter)
 
 
-def _small_png(fig) -> bytes:
-    """The figure as PNG, with fewer colours and then fewer pixels until it fits."""
+def _small_png(fig, limit: int = LIMIT, cut: bool = True) -> bytes:
+    """The figure as PNG, with fewer colours and then fewer pixels until it fits.
+
+    With `cut` its empty border is cut off; figures that follow each other in one place keep theirs.
+    """
     smallest = None
     for dpi in (DPI, 90, 72):
         full = io.BytesIO()
         # No software entry: the same figure gives the same bytes on every machine.
-        fig.savefig(full, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        box = "tight" if cut else None
+        fig.savefig(full, format="png", dpi=dpi, bbox_inches=box, metadata={"Software": None})
         for colors in (None, 128, 48):
             png = _with_colors(full.getvalue(), colors)
-            if _embedded(png) < LIMIT:
+            if _embedded(png) < limit:
                 return png
             smallest = min(smallest or _embedded(png), _embedded(png))
     raise ValueError(
-        f"the figure takes {smallest // 1000} KB and a notebook's figure at most {LIMIT // 1000}: "
+        f"the figure takes {smallest // 1000} KB and may take {limit // 1000} here: "
         "make it smaller, draw fewer points or pass rasterized=True"
     )
 
@@ -156,8 +222,10 @@ def _embedded(png: bytes) -> int:
     return 4 * ((len(png) + 2) // 3)
 
 
-def _as_html(png: bytes, alt: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width:100%">'
-    )
+def _as_source(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _as_html(png: bytes, alt: str, width: int | None = None) -> str:
+    size = f"width:{width}px;max-width:100%" if width else "max-width:100%"
+    return f'<img alt="{html.escape(alt)}" src="{_as_source(png)}" style="{size}">'

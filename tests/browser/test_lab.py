@@ -141,17 +141,21 @@ def _notebook() -> Path:
     return next(iter([*folder.glob("04_*.ipynb"), *folder.glob("00_*.ipynb")]))
 
 
-def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, lab):
-    address, token, served = lab
-    original = _notebook()
-    shutil.copy(original, served)
+def _open(browser, lab, name: str):
+    address, token, _ = lab
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.goto(f"{address}/lab/tree/{original.name}?token={token}")
+    page.goto(f"{address}/lab/tree/{name}?token={token}")
     page.wait_for_function(
         f"() => window.jupyterapp && ({STATE})().kernel === 'idle'", timeout=90_000
     )
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=30_000)
+    return page
 
+
+def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(browser, lab):
+    original = _notebook()
+    shutil.copy(original, lab[2])
+    page = _open(browser, lab, original.name)
     page.evaluate(CLEAR)
     assert page.evaluate(STATE)["executed"] == 0
     page.evaluate(RUN_ALL)
@@ -175,3 +179,68 @@ def _run_to_the_end(page) -> dict:
             return page.evaluate(STATE)
         page.wait_for_timeout(250)
     pytest.fail(f"the notebook did not end within {SECONDS_TO_RUN} seconds: {state}")
+
+
+SLIDER = """
+import matplotlib.pyplot as plt
+from tlcourse import figures
+frames = {}
+for depth in (1, 2, 3):
+    fig, ax = plt.subplots(figsize=(4, 2))
+    ax.bar(["probe"], [depth])
+    ax.set(title=f"{depth} of 3", ylabel="accuracy")
+    frames[f"block {depth}"] = fig
+figures.slider(frames, "depth", "one bar", start="block 2")
+"""
+
+
+def _slider_notebook():
+    import nbformat
+
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(SLIDER), nbformat.v4.new_markdown_cell("The end.")]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def test_a_slider_is_moved_by_keys_that_never_reach_the_notebook(browser, lab):
+    import nbformat
+
+    nbformat.write(_slider_notebook(), lab[2] / "slider.ipynb")
+    page = _open(browser, lab, "slider.ipynb")
+    page.evaluate(RUN_ALL)
+    slider = page.get_by_role("slider", name="depth")
+    image = page.locator(".jp-OutputArea img")
+    slider.wait_for(timeout=60_000)
+    assert image.get_attribute("alt") == "one bar (depth: block 2)"
+    first = image.get_attribute("src")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "block 3"
+    assert image.get_attribute("alt") == "one bar (depth: block 3)"
+    assert image.get_attribute("src") != first
+    for key in ("b", "x", "d", "d", "Enter", "Home"):  # insert, cut, delete, edit; then first
+        page.keyboard.press(key)
+    assert image.get_attribute("alt") == "one bar (depth: block 1)"
+    assert (
+        page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.cells.length") == 2
+    )
+    page.screenshot(path=SCREENSHOTS / "slider.png")
+    page.close()
+
+
+def test_a_slider_from_a_stranger_is_one_figure_with_its_text(browser, lab):
+    """A view as it comes from the repository, which JupyterLab does not trust."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = _slider_notebook()
+    NotebookClient(notebook).execute()
+    nbformat.write(notebook, lab[2] / "stranger.ipynb")
+    page = _open(browser, lab, "stranger.ipynb")
+    image = page.locator(".jp-OutputArea img")
+    image.wait_for(timeout=60_000)
+    assert image.count() == 1
+    assert image.get_attribute("alt") == "one bar (depth: block 2)"
+    assert page.get_by_role("slider").count() == 0
+    assert "const state" not in page.locator(".jp-OutputArea-output").inner_text()
+    page.close()
