@@ -14,7 +14,7 @@ START := notebooks/pytorch/00_start_here.ipynb
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup lab test nbval course notebooks benchmarks clean
+.PHONY: help setup lab test nbval course notebooks benchmarks records clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -55,6 +55,13 @@ notebooks: setup
 benchmarks: setup
 	$(BIN)/python benchmarks/features.py --record
 	$(BIN)/python benchmarks/recipe.py --record
+
+# The long runs that lessons draw. What is recorded is skipped: move a file out of
+# benchmarks/results/ to repeat it; interrupted, it goes on where it was.
+records: setup
+	$(BIN)/python benchmarks/learning_curves.py
+	$(BIN)/python benchmarks/fine_tuning.py
+	$(BIN)/python benchmarks/bert_labels.py --framework pytorch
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info tests/browser/screenshots .pytest_cache .ruff_cache

@@ -48,7 +48,7 @@ run = runtime.start("pytorch", PROFILE, SEED)
 import numpy as np
 
 from tlcourse import assets, backbones, datasets, engine, features, figures, finetuning
-from tlcourse.evidence import claim, mean_interval, paired_interval, summary
+from tlcourse.evidence import claim, claim_margin, mean_interval, paired_interval, summary
 
 data = datasets.sentiment("movie")
 data = data.subset(np.arange(0, len(data), run.pick(smoke=25, cpu=1)))
@@ -166,7 +166,9 @@ def copy_of_encoder():
 
 def fresh_model(seed):
     torch.manual_seed(seed)
-    return Classifier(copy_of_encoder()).to(run.device)
+    model = Classifier(copy_of_encoder())
+    model.bert.embeddings.requires_grad_(False)
+    return model.to(run.device)
 
 
 def predict(model, rows, by_length=True):
@@ -268,7 +270,7 @@ class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        falling = (self.steps - step) / max(1, self.steps - self.up)
+        falling = ops.maximum(self.steps - step, 0) / max(1, self.steps - self.up)
         return self.peak * ops.minimum((step + 1) / self.up, falling)
 
 
@@ -288,7 +290,8 @@ def fine_tune(model, rows, seed, epochs):
 
 
 # %% [markdown]
-# Three runs, each with its own labelled sentences, head and order of batches.
+# Three runs, each with its own labelled sentences, head and order of batches. The word vectors stay
+# as they came: half of all numbers, which need not move here (measured under "Freezing").
 
 # %%
 size, epochs = run.pick(smoke=32, cpu=500), run.pick(smoke=1, cpu=3)
@@ -299,7 +302,12 @@ def labelled(count, seed):
 
 
 # %% tags=["tensorflow"]
+bert = encoder.model
+embeddings = [bert.token_embedding, bert.position_embedding, bert.segment_embedding]
+for layer in [*embeddings, bert.embeddings_layer_norm]:
+    layer.trainable = False
 compiled(model, steps=epochs * -(-size // 32))
+
 # %%
 logits = []
 for seed in seeds:
@@ -444,8 +452,8 @@ claim("07.scratch", text, interval[0] > 0, least, interval, len(scratch[0]))
 #
 # ## One seed is an anecdote
 #
-# Ten recorded runs with 500 labels and your own differ in nothing but the seed: which sentences
-# were labelled, the head, the order. How far apart are the best and the worst?
+# Ten recorded runs with 500 labels differ in nothing but the seed: which sentences were labelled,
+# the head, the order. How far apart are the best and the worst?
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 2.2))
@@ -465,7 +473,7 @@ text = "the best of five seeds flatters the method, on average by more than half
 claim(
     "07.spread", text, np.mean(best) > 0.005, np.mean(best), np.quantile(best, (0.025, 0.975)), 10
 )
-away, interval = mean_interval(live - ten.mean())
+away, interval = mean_interval(live - recorded(500, frozen=1).mean())
 text = "your runs agree with those recorded on another day: the means lie within 3 points"
 claim("07.again", text, abs(away) < 0.03, away, interval, len(live))
 
@@ -589,7 +597,7 @@ adapted = copy_of_encoder()
 for layer in adapted.layers:
     layer.trainable = False
 change_projections(adapted, LoRADense)
-lora = compiled(classifier(adapted), steps=4, rate=3e-3)
+lora = compiled(classifier(adapted), steps=100, rate=3e-3)
 
 # %% [markdown]
 # Which share of the numbers is trained now? And the question that many get wrong: by which factor
@@ -598,31 +606,47 @@ lora = compiled(classifier(adapted), steps=4, rate=3e-3)
 # %%
 import time
 
-some, repeats = labelled(run.pick(smoke=32, cpu=64), 0), run.pick(smoke=2, cpu=3)
+one_batch, repeats = labelled(32, 0), run.pick(smoke=2, cpu=5)
 
 
+# %% tags=["pytorch"]
+def one_step(model):
+    fine_tune(model, one_batch, seed=0, epochs=1)
+
+
+# %% tags=["tensorflow"]
+batch = batches(one_batch)[0]
+
+
+def one_step(model):
+    model.train_on_batch(*batch)  # fit would add its own start and end to every step
+
+
+# %%
 def step_times(*models):
     def seconds(model):
         began = time.perf_counter()
-        fine_tune(model, some, seed=0, epochs=1)
-        return (time.perf_counter() - began) / -(-len(some) // 32)
+        one_step(model)
+        return time.perf_counter() - began
 
-    for model in models[1:]:
+    for model in models:
         seconds(model)  # the first call allocates and traces
     return np.array([[seconds(model) for model in models] for _ in range(repeats)])
 
 
+# %%
 steps = step_times(full, lora)
 for name, each, times in zip(("full", "LoRA"), (full, lora), 1000 * steps.T, strict=True):
     memory = 8e-6 * trained(each)  # AdamW keeps two numbers of four bytes for each
-    print(f"{name}: {trained(each):,} trained, AdamW {memory:.1f} MB, step {times.mean():.0f} ms")
+    print(f"{name}: {trained(each):,} trained, AdamW {memory:.1f} MB, step {times.min():.0f} ms")
 
 
 # %%
 def speed_up(times):
-    """Return the median ratio of first to second, its range, and the number of repeats."""
-    ratios = times[:, 0] / times[:, 1]
-    return np.median(ratios), (ratios.min(), ratios.max()), len(ratios)
+    """Return how often the fastest second goes into the fastest first, the range, the repeats."""
+    fastest, slowest = times.min(axis=0), times.max(axis=0)  # other programs only slow things down
+    bounds = fastest[0] / slowest[1], slowest[0] / fastest[1]
+    return fastest[0] / fastest[1], bounds, len(times)
 
 
 faster, *others = speed_up(steps)
@@ -756,8 +780,8 @@ claim("07.lora.equal", text, max(np.abs(interval)) < 0.02, cost, interval, len(t
 # %% [markdown]
 # ## Freezing the first layers
 #
-# Another way to train less: keep the embeddings and the first layers as they are. The gradient
-# stops at the first frozen part, so here time is saved as well. How far can you go?
+# Another way to train less: keep the embeddings, as in your three runs, and the first layers too.
+# The gradient stops at the first frozen part, so here time is saved as well. How far can you go?
 
 
 # %% tags=["pytorch"]
@@ -779,10 +803,10 @@ def frozen_up_to(parts):
 
 
 # %%
-steps = step_times(full, frozen_up_to(5))  # the embeddings and four of six layers
+steps = step_times(full, frozen_up_to(5))
 faster, *others = speed_up(steps)
-text = "with the embeddings and four of six layers frozen, a step is over 1.3 times as fast"
-claim("07.freeze.time", text, faster > 1.3, faster, *others)
+text = "with four of the six layers frozen as well, a step is over 1.2 times as fast"
+claim("07.freeze.time", text, faster > 1.2, faster, *others)
 
 # %%
 parts = (0, 1, 3, 5, 7)
@@ -796,6 +820,8 @@ ax.set_title(
 ax.legend()
 figures.show(fig, "Test accuracy against the number of frozen parts, with 95 % intervals.")
 cost, interval = paired_interval(kept[0], kept[2])
+text = "freezing the embeddings alone moves the accuracy by less than 2 points at 500 labels"
+claim_margin("07.embeddings", text, kept[0], kept[1], above=-0.02, below=0.02)
 text = "freezing the embeddings and two layers costs less than 2 points at 500 labels"
 claim("07.freeze", text, interval[1] < 0.02, cost, interval, len(kept[0]))
 all_frozen, regression = kept[-1].mean(), frozen[1].mean()
@@ -1020,17 +1046,18 @@ def prediction_time(rows, by_length):
     return time.perf_counter() - began
 
 
-like = shown[::4]
+like = shown[::8]
 mixed = np.random.default_rng(0).permutation(like)
 prediction_time(mixed, False)
 clock = np.array(
     [[prediction_time(mixed, False), prediction_time(like, True)] for _ in range(repeats)]
 )
-print(f"padding: {padding(mixed):.0%} in mixed order, {padding(like):.0%} by length")
+by_length = test[np.argsort(lengths[test], kind="stable")]
+print(f"padding: {padding(test):.0%} in mixed order, {padding(by_length):.0%} by length")
 
 # %%
-print(f"{speed_up(clock)[0]:.2f} times as fast, the median of {repeats} repeats on this machine")
-saved = 1 - (1 - padding(mixed)) / (1 - padding(like))
+print(f"{speed_up(clock)[0]:.2f} times as fast, the best of {repeats} repeats on this machine")
+saved = 1 - (1 - padding(test)) / (1 - padding(by_length))
 text = "sentences of like length together save over a quarter of the tokens that are computed"
 claim("07.length", text, saved > 0.25, saved)
 
