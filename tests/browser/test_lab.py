@@ -144,7 +144,8 @@ def _notebook() -> Path:
 def _open(browser, lab, name: str):
     address, token, _ = lab
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.goto(f"{address}/lab/tree/{name}?token={token}")
+    # A workspace of its own: the shared one would open the notebooks of the tests before, too.
+    page.goto(f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}?token={token}")
     page.wait_for_function(
         f"() => window.jupyterapp && ({STATE})().kernel === 'idle'", timeout=90_000
     )
