@@ -8,18 +8,14 @@ and what is there already is skipped: stop it whenever you like and start it aga
 measured on the same 2,008 sentences. `--list` shows what is left.
 """
 
-import argparse
 import copy
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
-from record import circumstances
+from record import RESULTS, options, recorded, run_pieces
 
-RESULTS = Path(__file__).with_name("results")
 MAX_TOKENS = 64
 RATES = {"fine-tuned": 1e-4, "from scratch": 5e-4, "LoRA": 1e-3}
 # Few labels get more passes, or there would be too few steps to learn anything.
@@ -213,41 +209,19 @@ def measure(piece: Piece, trainer, tokens, data, pool, test) -> dict:
     return {**asdict(piece), **found}
 
 
-def record(path: Path, found: dict, header: dict) -> None:
-    """Add one result to the file, which is replaced as a whole."""
-    results = json.loads(path.read_text()) if path.exists() else {**header, "runs": []}
-    results |= header
-    results["runs"].append(found)
-    part = path.with_suffix(".part")
-    lines = ",\n  ".join(json.dumps(run) for run in results["runs"])
-    head = json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=1)
-    part.write_text(f'{head[:-2]},\n "runs": [\n  {lines}\n ]\n}}\n')
-    os.replace(part, path)
-
-
-def recorded(path: Path) -> set[Piece]:
-    """Return the pieces that the file holds already."""
-    if not path.exists():
-        return set()
-    names = Piece.__dataclass_fields__
-    runs = json.loads(path.read_text())["runs"]
-    return {Piece(**{name: run[name] for name in names}) for run in runs}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--framework", choices=("pytorch", "tensorflow"), required=True)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after about this")
-    parser.add_argument("--list", action="store_true", help="print the pieces left and stop")
     given = parser.parse_args()
 
     path = RESULTS / f"bert_labels_{given.framework}.json"
-    left = [piece for piece in plan() if piece not in recorded(path)]
+    names = Piece.__dataclass_fields__
+    done = {Piece(**{name: run[name] for name in names}) for run in recorded(path)}
+    left = [piece for piece in plan() if piece not in done]
     if given.list or not left:
         print(*left, f"{len(left)} pieces left", sep="\n")
         return
 
-    began = time.perf_counter()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from tlcourse import backbones, datasets
@@ -257,17 +231,17 @@ def main() -> None:
     encoder = backbones.load("minilm", given.framework)
     tokens = encoder.tokenize(data.texts, MAX_TOKENS)
     trainer = (Torch if given.framework == "pytorch" else Keras)(encoder)
-    header = circumstances() | {
+    header = {
         "command": f"python benchmarks/bert_labels.py --framework {given.framework}",
         "test_sentences": len(test),
     }
-    for piece in left:
-        found = measure(piece, trainer, tokens, data, pool, test)
-        record(path, found, header)
-        print(found, flush=True)
-        spent = time.perf_counter() - began
-        if spent + 0.5 * found["seconds"] > given.seconds:
-            break
+    run_pieces(
+        path,
+        left,
+        lambda piece: measure(piece, trainer, tokens, data, pool, test),
+        given.seconds,
+        header,
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ piece is written to benchmarks/results/fine_tuning.json at once, and what is the
 skipped: stop it whenever you like and start it again. `--list` shows what is left.
 """
 
-import argparse
 import copy
-import json
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import circumstances
+from record import options, recorded, run_pieces
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -326,42 +324,17 @@ def measure(piece: Piece) -> dict:
     return {**asdict(piece), **found, "seconds": round(seconds, 2)}
 
 
-def write(found: dict, header: dict) -> None:
-    """Add one result to the file, which is replaced as a whole."""
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
-    lines = ",\n  ".join(json.dumps(run) for run in [*runs, found])
-    part = RESULT.with_suffix(".part")
-    part.write_text(f'{json.dumps(header, indent=1)[:-2]},\n "runs": [\n  {lines}\n ]\n}}\n')
-    os.replace(part, RESULT)
-
-
-def recorded() -> set[Piece]:
-    """Return the pieces that the file holds already."""
-    if not RESULT.exists():
-        return set()
-    runs = json.loads(RESULT.read_text())["runs"]
-    return {Piece(**{name: run[name] for name in Piece.__dataclass_fields__}) for run in runs}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after about this")
-    parser.add_argument("--list", action="store_true", help="print the pieces left and stop")
-    given = parser.parse_args()
-    done = recorded()
+    given = options(__doc__).parse_args()
+    names = Piece.__dataclass_fields__
+    done = {Piece(**{name: run[name] for name in names}) for run in recorded(RESULT)}
     left = [piece for piece in plan() if piece not in done]
     if given.list or not left:
         print(*left, f"{len(left)} pieces left", sep="\n")
         return
-    began = time.perf_counter()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
-    header = circumstances() | {"command": "python benchmarks/fine_tuning.py"}
-    for number, piece in enumerate(left, 1):
-        found = measure(piece)
-        write(found, header)
-        print(f"{number}/{len(left)}", found, flush=True)
-        if time.perf_counter() - began > given.seconds:
-            break
+    header = {"command": "python benchmarks/fine_tuning.py"}
+    run_pieces(RESULT, left, measure, given.seconds, header)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ benchmarks/results/learning_curves.json and what is there is skipped: stop it wh
 start it again. `--list` shows what is left.
 """
 
-import argparse
-import json
-import os
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from record import circumstances
+from record import options, recorded, run_pieces
 
 PATH = Path(__file__).with_name("results") / "learning_curves.json"
 ALL = 1_000_000  # more than there are: every label
@@ -33,6 +31,7 @@ def plan() -> list[tuple[str, int, int]]:
     return pieces + [(name, ALL, s) for s in range(5, 10) for name in names[:2]]
 
 
+@cache
 def load(name: str):
     """Return the data set and its pictures as float32 (N, C, H, W) from -1 to 1."""
     from tlcourse import datasets
@@ -125,37 +124,15 @@ def measure(piece, data, pictures) -> dict:
     }
 
 
-def keep(found: dict, header: dict) -> None:
-    """Add one result to the file, which is replaced as a whole."""
-    runs = json.loads(PATH.read_text())["runs"] if PATH.exists() else []
-    lines = ",\n  ".join(json.dumps(run) for run in [*runs, found])
-    part = PATH.with_suffix(".part")
-    part.write_text(f'{json.dumps(header, indent=1)[:-2]},\n "runs": [\n  {lines}\n ]\n}}\n')
-    os.replace(part, PATH)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after about this")
-    parser.add_argument("--list", action="store_true", help="print the pieces left and stop")
-    given = parser.parse_args()
-
-    runs = json.loads(PATH.read_text())["runs"] if PATH.exists() else []
-    done = {(run["data"], run["labels"], run["seed"]) for run in runs}
+    given = options(__doc__).parse_args()
+    done = {(run["data"], run["labels"], run["seed"]) for run in recorded(PATH)}
     left = [piece for piece in plan() if piece not in done]
     if given.list or not left:
         print(*left, f"{len(left)} pieces left", sep="\n")
         return
-    began, loaded = time.perf_counter(), {}
-    header = circumstances() | {"command": "python benchmarks/learning_curves.py"}
-    for number, piece in enumerate(left, start=1):
-        if piece[0] not in loaded:
-            loaded[piece[0]] = load(piece[0])
-        found = measure(piece, *loaded[piece[0]])
-        keep(found, header)
-        print(f"{number}/{len(left)}", found, flush=True)
-        if time.perf_counter() - began > given.seconds:
-            break
+    header = {"command": "python benchmarks/learning_curves.py"}
+    run_pieces(PATH, left, lambda piece: measure(piece, *load(piece[0])), given.seconds, header)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Keep a benchmark's result with what it was measured on: machine, date, commit, command."""
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +43,38 @@ def write(name: str, measured: dict) -> Path:
     part.write_text(json.dumps(circumstances() | measured, indent=2) + "\n")
     os.replace(part, path)
     return path
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """Return the options that every run in pieces takes; a script may add its own."""
+    parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after about this")
+    parser.add_argument("--list", action="store_true", help="print the pieces left and stop")
+    return parser
+
+
+def recorded(path: Path) -> list[dict]:
+    """Return the runs that the file holds already, none where there is no file."""
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
+def run_pieces(path: Path, left: list, measure, seconds: float, header: dict) -> None:
+    """Measure one piece after the other; each result, which has "seconds", is kept at once."""
+    began, header = time.perf_counter(), circumstances() | header
+    for number, piece in enumerate(left, start=1):
+        found = measure(piece)
+        _add(path, found, header)
+        print(f"{number}/{len(left)}", found, flush=True)
+        if time.perf_counter() - began + 0.5 * found["seconds"] > seconds:
+            break
+
+
+def _add(path: Path, found: dict, header: dict) -> None:
+    """Add one run to the file, a line each; the file is replaced as a whole."""
+    lines = ",\n  ".join(json.dumps(run) for run in [*recorded(path), found])
+    part = path.with_suffix(".part")
+    part.write_text(f'{json.dumps(header, indent=1)[:-2]},\n "runs": [\n  {lines}\n ]\n}}\n')
+    os.replace(part, path)
 
 
 def _processor() -> str:
