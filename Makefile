@@ -44,7 +44,7 @@ test: setup
 
 # Every generated notebook in the cpu profile; a false claim or a changed checked output fails.
 nbval: setup
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(VIEWS)
+	TLCOURSE_PROGRESS=off $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(VIEWS)
 
 course: setup
 	$(BIN)/tlcourse run --profile cpu --framework both --out runs/course

@@ -35,7 +35,7 @@ def test_help_answers_at_once_and_gives_an_example_of_each_command():
     started = time.perf_counter()
     page = tlcourse("--help").stdout
     assert time.perf_counter() - started < 1.5  # 0.1 s on a quiet machine
-    for command in ("assets", "doctor", "run", "notebooks"):
+    for command in ("assets", "doctor", "run", "notebooks", "progress"):
         assert command in page
         assert f"Example: tlcourse {command}" in tlcourse(command, "--help").stdout
 

@@ -1,4 +1,4 @@
-"""The command tlcourse: assets, doctor, run and notebooks.
+"""The command tlcourse: assets, doctor, run, notebooks and progress.
 
 Heavy imports stand inside the commands, so that --help answers at once.
 """
@@ -209,6 +209,54 @@ def build_notebooks(
     _console().print(run_report.table(results))
     if any(result.status != "ok" for result in results):
         raise typer.Exit(1)
+
+
+@app.command(
+    name="progress",
+    short_help="Show your record, carry it to another machine, delete it.",
+    epilog="Example: tlcourse progress --export record.json",
+)
+def show_progress(
+    to: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write the record to a file.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--restore", metavar="FILE", help="Add an exported record.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the record.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
+) -> None:
+    """Show what you have done in this course: one line for each notebook, exercise or question."""
+    from . import progress
+
+    if progress.path() is None:
+        print("No record is kept: TLCOURSE_PROGRESS is off.")
+        return
+    if source:
+        print(f"new events from {source}: {progress.restore(source)}")
+    if to:
+        print(f"events written to {to}: {progress.export(to)}")
+    if delete:
+        if yes or typer.confirm(f"Delete {progress.path()}?"):
+            progress.erase()
+            print(f"{progress.path()} is deleted")
+    elif not source and not to:
+        _show_record(progress)
+
+
+def _show_record(progress) -> None:
+    from rich.table import Table
+
+    last = {(event.kind, event.item): event for event in progress.events()}
+    if not last:
+        print(f"Nothing yet. What you do in the notebooks is kept in {progress.path()}")
+        return
+    table = Table(title="Your record, newest result of each")
+    for heading in ("what", "which", "result", "when (UTC)"):
+        table.add_column(heading)
+    for (kind, item), event in sorted(last.items()):
+        table.add_row(kind, item, f"{event.points:g} of {event.possible:g}", event.at[:16])
+    _console().print(table)
 
 
 def _console():

@@ -5,6 +5,8 @@ import math
 import os
 from dataclasses import asdict, dataclass
 
+from . import progress
+
 MIME = "application/vnd.tlcourse.claim+json"
 # In smoke the data are too few to hold or break a claim.
 WORDS = {True: ("✔", "holds"), False: ("✘", "does not hold"), None: ("○", "untested")}
@@ -72,7 +74,7 @@ def claim_margin(id, text, a, b=0.0, above=-math.inf, below=math.inf) -> None:
 
 
 def summary() -> None:
-    """Show the table of the claims made so far in this notebook."""
+    """Show the table of the claims made so far in this notebook and note it as run to its end."""
     if not _claims:
         show_bundle("<p>No claims yet: run the cells above first.</p>", "No claims yet.")
         return
@@ -85,6 +87,11 @@ def summary() -> None:
     table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     plain = "\n".join([_tally(), *(_claim_plain(made) for made in _claims.values())])
     show_bundle(table, plain)
+    if _profile() != "smoke":
+        notebook = next(iter(_claims)).partition(".")[0]
+        held = sum(made.holds is True for made in _claims.values())
+        framework = os.environ.get("TLCOURSE_FRAMEWORK")
+        progress.record("lesson", notebook, held, len(_claims), framework=framework)
 
 
 def mean_interval(samples, level: float = 0.95) -> tuple[float, tuple[float, float]]:

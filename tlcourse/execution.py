@@ -112,6 +112,8 @@ class _Work:
         self.environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         # The user's IPython start-up files must not change what a notebook shows.
         self.environment["IPYTHONDIR"] = private
+        # What a machine ran is not what the learner did.
+        self.environment["TLCOURSE_PROGRESS"] = "off"
         self.client = NotebookClient(
             notebook,
             kernel_manager_class=_own_kernel_manager(),

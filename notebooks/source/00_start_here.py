@@ -284,18 +284,35 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 #   does theory promise? 45 minutes to read, 1 to run. Needs derivatives and matrices.
 # - **02 [When it helps, when it hurts](02_when_it_helps.ipynb)**: how many labels is a pretrained
 #   network worth, and when does it do harm? 45 minutes, 1 to run. Needs this page.
+# - **03 [Pretrained models and data](03_pretrained_models_and_data.ipynb)**: what is inside the
+#   networks that people reuse, and how do you check what you were given? 45 minutes, 1 to run.
+#   Needs this page.
 # - **04 [Feature extraction](04_feature_extraction.ipynb)**: what does a network know of pictures
 #   it has never seen, and which of its layers do you ask? 40 minutes, 1.5 to run. Needs this page.
 # - **05 [Fine-tuning](05_fine_tuning.ipynb)**: when is it worth moving the weights, which of them,
 #   and how far? 45 minutes, 1.5 to run. Needs 04.
+# - **06 [BERT: what it knows](06_bert_what_it_knows.ipynb)**: what happens to a sentence inside a
+#   language model, and where in it does knowledge stand? 45 minutes, 1 to run. Needs 01 and 04.
 # - **07 [BERT: fine-tuning](07_bert_fine_tuning.ipynb)**: when does training a language model
 #   further beat leaving it as it is? 45 minutes, 1.5 to run. Needs this page.
+# - **10 [Case study: solar-cell inspection](10_case_study.ipynb)**: from the data sheet to a model
+#   that somebody can run and trust. 45 minutes, 1.5 to run. Needs 04.
 #
 # Begin with 01 if you like to know what the words mean, with 04 if you would rather see things
 # work.
 #
 # A notebook asks before it shows. Write your answer down, then run the cell; what surprises you
 # is what you learn.
+#
+# A notebook that you run to its end is noted in your own record: a file on this machine that
+# nobody else reads. `tlcourse progress` shows it, carries it to another machine and deletes it.
+
+# %%
+from tlcourse import progress
+
+for name, last in progress.lessons():
+    words = f"run {last.at[:10]}, {last.points:g} of {last.possible:g} claims held" if last else ""
+    print("✔" if last else "○", name.replace("_", " "), words)
 
 # %%
 summary()
