@@ -218,20 +218,9 @@ def train(piece, body, head, old_head, inside, labels, rows, after_epoch):
 # --- one piece ---------------------------------------------------------------------------------
 
 
-def balanced_accuracy(labels, predicted):
-    return float(np.mean([np.mean(predicted[labels == c] == c) for c in np.unique(labels)]))
-
-
 def drift(before, after):
     length = np.linalg.norm(before, axis=1).mean()
     return float(np.linalg.norm(after - before, axis=1).mean() / length)
-
-
-def drawn(pool, labels, n, seed):
-    """Return n rows of the pool, one of every class first."""
-    rows = np.random.default_rng(seed).permutation(pool)
-    first = np.sort(np.unique(labels[rows], return_index=True)[1])
-    return rows[np.concatenate([first, np.setdiff1d(np.arange(len(rows)), first)])[:n]]
 
 
 @cache
@@ -251,14 +240,15 @@ def pretrained_digit_head(cut: str):
 
 def measure(piece: Piece) -> dict:
     """Train one piece; return its settings and what was measured before and after."""
+    from sklearn.metrics import balanced_accuracy_score
+
     cut = cut_before(piece.first)
     data, rows, inside, outside, foreign = domains(piece.data, cut)
     drawings, digits, digit_labels = others(cut)
     first_half = np.arange(len(digit_labels)) < len(digit_labels) // 2
-    pool, test = data.subset(rows).split("block", 0.4, piece.seed)
-    pool, test = rows[pool], rows[test]
+    drawn = data.subset(rows).draw(piece.labels, piece.seed, test_size=0.4)
+    train_rows, test = (rows[part] for part in drawn)
     foreign = test if foreign is None else foreign
-    train_rows = drawn(pool, data.labels, piece.labels, piece.seed)
 
     body, old_head = pretrained_top(cut)
     classes = len(data.class_names)
@@ -273,7 +263,7 @@ def measure(piece: Piece) -> dict:
     digit_head = pretrained_digit_head(cut)
 
     def accuracy(F, head, labels):
-        return balanced_accuracy(labels, (F @ head[0].T + head[1]).argmax(1))
+        return balanced_accuracy_score(labels, (F @ head[0].T + head[1]).argmax(1))
 
     W_old, b_old = (p.detach().numpy() for p in old_head.parameters())
     said = (before[2] @ W_old.T + b_old).argmax(1)
@@ -298,7 +288,8 @@ def measure(piece: Piece) -> dict:
 
     def after_epoch():
         if piece.method == "epoch by epoch":
-            held = np.setdiff1d(pool, train_rows)[:: max(1, (len(pool) - len(train_rows)) // 64)]
+            held = np.setdiff1d(rows, np.concatenate([train_rows, test]))
+            held = held[:: max(1, len(held) // 64)]
             parts = [(inside, held), (inside, test), (outside, foreign)]
             scores = [accuracy(pooled(body, x[r]), now(), data.labels[r]) for x, r in parts]
             curve.append([round(score, 4) for score in scores])

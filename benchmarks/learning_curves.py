@@ -46,19 +46,6 @@ def load(name: str):
     return data, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)[:, channels])
 
 
-def draw_labels(data, n: int, seed: int):
-    """n rows to learn from, at least one of each class, and the rows of the blocks held out."""
-    train, test = data.split("block", 0.25, seed)
-    train = np.random.default_rng(seed).permutation(train)
-    one_each = np.unique(data.labels[train], return_index=True)[1]
-    others = np.setdiff1d(np.arange(len(train)), one_each)
-    return train[np.append(one_each, others)[:n]], test
-
-
-def balanced_accuracy(labels, predicted) -> float:
-    return float(np.mean([np.mean(predicted[labels == c] == c) for c in np.unique(labels)]))
-
-
 def network(channels: int, classes: int):
     """Return three strided convolutions, an average over the picture, and a linear layer."""
     from torch import nn
@@ -102,9 +89,10 @@ def train(model, pictures, labels, seed: int, flips: bool) -> None:
 def measure(piece, data, pictures) -> dict:
     """Train one piece; return its settings, balanced accuracies and seconds."""
     import torch
+    from sklearn.metrics import balanced_accuracy_score
 
     name, labels, seed = piece
-    rows, test = draw_labels(data, labels, seed)
+    rows, test = data.draw(labels, seed)
     torch.manual_seed(seed)
     model = network(pictures.shape[1], len(data.class_names))
     x, y = torch.from_numpy(pictures), torch.from_numpy(np.array(data.labels))
@@ -118,8 +106,8 @@ def measure(piece, data, pictures) -> dict:
         "labels": labels,
         "seed": seed,
         "rows": len(rows),
-        "test": round(balanced_accuracy(data.labels[test], on_test), 5),
-        "train": round(balanced_accuracy(data.labels[rows], on_train), 5),
+        "test": round(balanced_accuracy_score(data.labels[test], on_test), 5),
+        "train": round(balanced_accuracy_score(data.labels[rows], on_train), 5),
         "seconds": round(seconds, 2),
     }
 

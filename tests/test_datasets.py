@@ -224,6 +224,20 @@ def test_a_rare_class_that_fills_two_blocks_is_in_every_training_part():
         assert all(set(few.labels[train]) == {0, 1} for train, _ in few.folds("block", 3, seed))
 
 
+@pytest.mark.parametrize("kind", ["random", "block"])
+def test_labels_are_drawn_nested_with_one_of_each_class_first(kind):
+    data = datasets.pictograms("color")
+    few, test = data.draw(16, 3, kind)
+    more, same_test = data.draw(64, 3, kind)
+    assert set(data.labels[few[:8]]) == set(range(8))
+    assert list(more[:16]) == list(few) and len(set(more)) == 64
+    assert list(test) == list(same_test) and not set(test) & set(more)
+    every, _ = data.draw(10**6, 3, kind)
+    assert len(every) + len(test) == len(data)
+    with pytest.raises(ValueError, match="7 rows cannot show 8 classes"):
+        data.draw(7, 3, kind)
+
+
 def test_random_folds_of_sorted_rows_hold_every_class():
     movies = datasets.sentiment("movie")
     assert movies.labels[:1000].mean() > 0.9  # a tail split would have one class

@@ -102,6 +102,8 @@ def _start_tensorflow(profile: str, threads: int, seed: int) -> tuple[str, str]:
         # TensorFlow fixes these at its first operation: a second run of the cell keeps them.
         if profile == "gpu" and not tf.config.get_visible_devices("GPU"):
             raise RuntimeError("restart the kernel to go from the CPU to the GPU") from None
+    # Tracing a graph pays off over many batches; smoke has one or two.
+    tf.config.run_functions_eagerly(profile == "smoke")
     keras.utils.set_random_seed(seed)
     # Apple's plug-in also calls its device "GPU"; everywhere else it is CUDA (or ROCm).
     accelerator = "mps" if sys.platform == "darwin" else "cuda"

@@ -52,6 +52,21 @@ class Labelled:
             test = _held_out_rows(self.labels, test_size, rng)
         return np.flatnonzero(~test), np.flatnonzero(test)
 
+    def draw(self, n: int, seed: int, kind: str = "block", test_size: float = 0.25) -> Pair:
+        """Return (rows, test): n rows to learn from, and the rows that split holds out.
+
+        The rows stand in random order, one of each class first, and hold what a smaller n with the
+        same seed gives. Where fewer are there, all are taken. Raises ValueError for n below the
+        number of classes.
+        """
+        train, test = self.split(kind, test_size, seed)
+        train = np.random.default_rng(seed).permutation(train)
+        _, one_each = np.unique(self.labels[train], return_index=True)
+        if n < len(one_each):
+            raise ValueError(f"{n} rows cannot show {len(one_each)} classes: draw one of each.")
+        others = np.setdiff1d(np.arange(len(train)), one_each)
+        return train[np.append(one_each, others)[:n]], test
+
     def folds(self, kind: str = "random", n: int = 5, seed: int = 0) -> list[Pair]:
         """Return n (train, test) pairs of row numbers; each row is in exactly one test part.
 

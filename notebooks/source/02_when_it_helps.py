@@ -117,19 +117,6 @@ sets = {"pictograms": pictograms, "solar cells": cells, "digits": digits}
 
 
 # %%
-def draw_labels(data, n, seed):
-    """n rows to learn from, at least one of each class, and the rows of the blocks held out."""
-    train, test = data.split("block", 0.25, seed)
-    train = np.random.default_rng(seed).permutation(train)
-    one_each = np.unique(data.labels[train], return_index=True)[1]
-    others = np.setdiff1d(np.arange(len(train)), one_each)
-    return train[np.append(one_each, others)[:n]], test
-
-
-def balanced_accuracy(labels, predicted):
-    return np.mean([np.mean(predicted[labels == c] == c) for c in np.unique(labels)])
-
-
 # %% [markdown]
 # The simple rival gets no pretrained weights: a principal component analysis of the pixels, then a
 # support vector machine. **Write down your guess**: on which of the three data sets does the probe
@@ -138,6 +125,7 @@ def balanced_accuracy(labels, predicted):
 # %%
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -156,10 +144,10 @@ def pca_svm(X, y):
 
 def scores(fit, X, data, n, seeds):
     """Balanced accuracy on the held-out blocks, one number a seed."""
-    draws = [draw_labels(data, n, seed) for seed in seeds]
+    draws = [data.draw(n, seed) for seed in seeds]
     made = [fit(X[r], data.labels[r]).predict(X[test]) for r, test in draws]
     return np.array(
-        [balanced_accuracy(data.labels[t], p) for (_, t), p in zip(draws, made, strict=True)]
+        [balanced_accuracy_score(data.labels[t], p) for (_, t), p in zip(draws, made, strict=True)]
     )
 
 
@@ -265,8 +253,8 @@ def from_scratch(rows, test, seed):
 # %%
 steps, live = run.pick(smoke=25, cpu=150), []
 for seed in run.seeds(5):
-    rows, test = draw_labels(pictograms, 64, seed)
-    live.append(balanced_accuracy(pictograms.labels[test], from_scratch(rows, test, seed)))
+    rows, test = pictograms.draw(64, seed)
+    live.append(balanced_accuracy_score(pictograms.labels[test], from_scratch(rows, test, seed)))
 print(f"64 labels, your runs: {np.mean(live):.3f}, by guessing {1 / 8}")
 text = "With 64 labels on pictograms the probe beats the small network of this cell"
 claim_margin("02.live", text, curves["pictograms", "probe", 64][:5], live, above=0)
@@ -381,7 +369,7 @@ def text_scores(fit, X, data, n, seeds):
         train, test = data.split("random", 0.2, seed)
         rows = np.random.default_rng(seed).permutation(train)[:n]
         predicted = fit(X[rows], data.labels[rows]).predict(X[test])
-        made.append(balanced_accuracy(data.labels[test], predicted))
+        made.append(balanced_accuracy_score(data.labels[test], predicted))
     return np.array(made)
 
 
@@ -451,7 +439,7 @@ def seconds(action):
     return time.perf_counter() - began
 
 
-rows, _ = draw_labels(pictograms, ALL, run.seed)
+rows, _ = pictograms.draw(ALL, run.seed)
 images, repeats = pictograms.images[rows], run.pick(smoke=1, cpu=2)
 looks = [seconds(lambda: features.extract(backbone, images, cache=False)) for _ in range(repeats)]
 X, y = F["pictograms"]["head"][rows], pictograms.labels[rows]
@@ -475,10 +463,10 @@ claim("02.time", text, ratio.min() > 10, np.median(ratio), n=len(ratio))
 # %%
 def gap(X, data, seed):
     """Training minus test accuracy of the probe with all labels."""
-    rows, test = draw_labels(data, ALL, seed)
+    rows, test = data.draw(ALL, seed)
     fitted, y = probe(X[rows], data.labels[rows]), data.labels
-    on_training = balanced_accuracy(y[rows], fitted.predict(X[rows]))
-    return on_training - balanced_accuracy(y[test], fitted.predict(X[test]))
+    on_training = balanced_accuracy_score(y[rows], fitted.predict(X[rows]))
+    return on_training - balanced_accuracy_score(y[test], fitted.predict(X[test]))
 
 
 for name in ("pictograms", "solar cells"):
@@ -552,7 +540,7 @@ def fine_tuned(model, rows, test, seed):
     torch.manual_seed(seed + 1)
     model = copy.deepcopy(model)
     model[-1] = nn.Linear(128, 10)  # the new head; every layer is trained
-    train(model, ink[rows], digits.labels[rows], 100, seed, batch=128)
+    train(model, ink[rows], digits.labels[rows], target_steps, seed, batch=128)
     return np.mean(predict(model, ink[test]) == digits.labels[test])
 
 
@@ -572,12 +560,13 @@ def pretrained(rows, source_labels, seed):
 def fine_tuned(weights, rows, test, seed):
     new_head = random_weights(dense, seed + 1)[-2:]  # every layer is trained
     weights = [*weights[:-2], *new_head]
-    train(dense, weights, ink[rows], digits.labels[rows], 100, seed, batch=128)
+    train(dense, weights, ink[rows], digits.labels[rows], target_steps, seed, batch=128)
     return np.mean(np.array(dense(ink[test])).argmax(1) == digits.labels[test])
 
 
 # %%
-ink, source_steps = pixels["digits"] / 16, run.pick(smoke=50, cpu=2000)
+ink = pixels["digits"] / 16
+source_steps, target_steps = run.pick(smoke=(5, 5), cpu=(2000, 100))
 few_labels, after = (20, 50, 150), {}
 for seed in run.seeds(8):
     rng = np.random.default_rng(seed)
@@ -630,7 +619,7 @@ for n in (16, 64, 256, 1024):
         for kind, added in labels.items():
             both = [X] if added is None else [X, vectors["movie"][other]]
             model = probe(np.concatenate(both), y if added is None else np.append(y, added))
-            found[kind] = balanced_accuracy(
+            found[kind] = balanced_accuracy_score(
                 tweets.labels[test], model.predict(vectors["tweet"][test])
             )
         for kind in ("true", "shuffled"):
@@ -677,7 +666,7 @@ more = run.seeds(40)
 alone = []
 for seed in more:
     _, test = poly.split("block", 0.25, seed)
-    alone.append(balanced_accuracy(poly.labels[test], probe(X, y).predict(X_poly[test])))
+    alone.append(balanced_accuracy_score(poly.labels[test], probe(X, y).predict(X_poly[test])))
 
 
 def beside_mono(A, b):

@@ -134,6 +134,7 @@ print(f"bf16, taken where the processor has it, moves a vector by {off.mean():.1
 
 # %%
 from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -144,17 +145,13 @@ def linear_probe(width):
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=width, class_weight="balanced"))
 
 
-def balanced_accuracy(labels, predicted):
-    return np.mean([np.mean(predicted[labels == c] == c) for c in np.unique(labels)])
-
-
 # %%
 def cross_validated(F, data, kind, seed, classifier=None):
     """Balanced accuracy over all rows, each predicted by a model that has not seen its fold."""
     model, predicted = classifier or linear_probe(F.shape[1]), np.empty(len(data), int)
     for train, test in data.folds(kind, 5, seed):
         predicted[test] = model.fit(F[train], data.labels[train]).predict(F[test])
-    return balanced_accuracy(data.labels, predicted)
+    return balanced_accuracy_score(data.labels, predicted)
 
 
 def over_seeds(F, data, kind, n=5, classifier=None):
@@ -418,23 +415,14 @@ for name, d in (("flattened", 49 * C), ("pooled", C)):
 
 
 # %%
-def draw_labels(data, n, seed):
-    """n rows to learn from, at least one of each class, and the rows of the blocks held out."""
-    train, test = data.split("block", 0.25, seed)
-    train = np.random.default_rng(seed).permutation(train)
-    one_each = np.unique(data.labels[train], return_index=True)[1]
-    others = np.setdiff1d(np.arange(len(train)), one_each)
-    return train[np.append(one_each, others)[:n]], test
-
-
 # %%
 def with_labels(F, data, n, classifier, seeds):
     """Balanced accuracy with n labels, one number a seed."""
     scores = []
     for seed in seeds:
-        rows, test = draw_labels(data, n, seed)
+        rows, test = data.draw(n, seed)
         predicted = classifier.fit(F[rows], data.labels[rows]).predict(F[test])
-        scores.append(balanced_accuracy(data.labels[test], predicted))
+        scores.append(balanced_accuracy_score(data.labels[test], predicted))
     return np.array(scores)
 
 

@@ -606,7 +606,7 @@ lora = compiled(classifier(adapted), steps=100, rate=3e-3)
 # %%
 import time
 
-one_batch, repeats = labelled(32, 0), run.pick(smoke=2, cpu=3)
+one_batch, repeats = labelled(run.pick(smoke=4, cpu=32), 0), run.pick(smoke=1, cpu=3)
 
 
 # %% tags=["pytorch"]
