@@ -1,4 +1,4 @@
-"""The command tlcourse: assets, doctor, run, notebooks and progress.
+"""The command tlcourse: assets, doctor, run, notebooks, exercises and progress.
 
 Heavy imports stand inside the commands, so that --help answers at once.
 """
@@ -7,7 +7,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -208,6 +208,50 @@ def build_notebooks(
         results = [execution.rebuild(*job, root, report) for job in jobs]
     _console().print(run_report.table(results))
     if any(result.status != "ok" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(
+    name="exercises",
+    short_help="Measure how good the graders are.",
+    epilog="Example: tlcourse exercises verify ex01 --framework pytorch",
+)
+def verify_exercises(
+    action: Annotated[Literal["verify"], typer.Argument(help="What to do.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="SET", help="Such as ex01; all without any.")
+    ] = None,
+    framework: Frameworks = Framework.both,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+) -> None:
+    """Try every right answer, every known mistake, every stub and every mutant on the graders.
+
+    The exit status is 1 if a right answer is rejected, a wrong one accepted or given another's
+    hint, or a changed answer passes without a reason.
+    """
+    import json
+
+    from . import notebooks
+    from .exercises import verify
+
+    root = notebooks.project_root()
+    sets = [s for s in notebooks.find(names, root) if notebooks.exercise_path(s, "pytorch")]
+    hidden = root / "solutions" / "hidden"
+    total = verify.verify_all(
+        [
+            (notebooks.build(s, f), hidden / f"{s.stem.partition('_')[0]}.py", f)
+            for s in sets
+            for f in framework.names()
+        ]
+    )
+    if as_json:
+        print(json.dumps(total.counts()))
+    else:
+        for name, count in total.counts().items():
+            if name != "problems":
+                print(f"{name.replace('_', ' '):22} {count:5}")
+        print(*total.problems, sep="\n")
+    if total.problems:
         raise typer.Exit(1)
 
 

@@ -271,6 +271,10 @@ def rebuild(source: Path, framework: str, root: Path, report=None) -> Result:
         if result.status == "ok":
             notebooks.clean(view)
             notebooks.refuse_unfit(view, root)
+            exercise = notebooks.exercise_path(source, framework)
+            if exercise:
+                learners = notebooks.cut(notebooks.build(source, framework))
+                write_whole(exercise, notebooks.as_text(learners))
             write_whole(notebooks.view_path(source, framework), notebooks.as_text(view))
     except ValueError as error:
         result.status, result.error = "failed", str(error)

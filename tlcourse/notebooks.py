@@ -1,8 +1,9 @@
 """From one percent source to a notebook per framework, and whether the built view is current.
 
-A source is notebooks/source/NN_title.py (jupytext percent). Cells tagged "tensorflow" or "pytorch"
-belong to that framework only, all others to both. A view is notebooks/<framework>/NN_title.ipynb,
-executed, with its outputs.
+A source is notebooks/source/NN_title.py or solutions/source/exNN_title.py (jupytext percent). Cells
+tagged "tensorflow" or "pytorch" belong to that framework only, all others to both. A view is
+notebooks/<framework>/NN_title.ipynb, executed, with its outputs. The view of an exercise set is its
+solution; the learner's notebook, exercises/<framework>/exNN_title.ipynb, is cut out of it.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from .assets import new_file
 from .evidence import MIME
+from .exercises.source import add_marks, cut
 from .figures import LIMIT as FIGURE_LIMIT
 
 FRAMEWORKS = ("tensorflow", "pytorch")
@@ -47,7 +49,8 @@ def project_root() -> Path:
 
 def sources(root: Path) -> list[Path]:
     """Return the notebook sources of the course in order."""
-    return sorted((root / "notebooks" / "source").glob("[0-9][0-9]_*.py"))
+    lessons = sorted((root / "notebooks" / "source").glob("[0-9][0-9]_*.py"))
+    return lessons + sorted((root / "solutions" / "source").glob("ex[0-9][0-9]_*.py"))
 
 
 def find(names, root: Path) -> list[Path]:
@@ -68,7 +71,9 @@ def _find_one(name: str, known: list[Path]) -> Path:
         return path.resolve()
     for source in known:
         number, _, title = source.stem.partition("_")
-        if path.stem in (source.stem, title) or (name.isdecimal() and int(name) == int(number)):
+        if path.stem in (source.stem, number, title) or (
+            name.isdecimal() and name.zfill(2) == number
+        ):
             return source
     listing = ", ".join(source.stem for source in known) or "none yet"
     raise ValueError(f"there is no notebook {name!r}; the notebooks are: {listing}")
@@ -77,6 +82,13 @@ def _find_one(name: str, known: list[Path]) -> Path:
 def view_path(source: Path, framework: str) -> Path:
     """Return where the view of a source belongs."""
     return source.parent.parent / framework / f"{source.stem}.ipynb"
+
+
+def exercise_path(source: Path, framework: str) -> Path | None:
+    """Return where the learner's notebook of an exercise set belongs, None for a lesson."""
+    if not source.stem.startswith("ex"):
+        return None
+    return source.parents[2] / "exercises" / framework / f"{source.stem}.ipynb"
 
 
 def build(source: Path, framework: str):
@@ -93,6 +105,8 @@ def build(source: Path, framework: str):
     others = set(FRAMEWORKS) - {framework}
     cells = [cell for cell in script.cells if _belongs(cell, framework, others)]
     _name_cells(cells)
+    if source.stem.startswith("ex"):
+        add_marks(cells)
     view = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     )
@@ -140,6 +154,9 @@ def staleness(source: Path, framework: str) -> str | None:
         return "its source has changed"
     if [_authored(cell) for cell in cells] != [_authored(cell) for cell in wanted.cells]:
         return "it was edited by hand"
+    exercise = exercise_path(source, framework)
+    if exercise and not (exercise.exists() and exercise.read_text("utf-8") == as_text(cut(wanted))):
+        return "the learner's notebook was not cut out of it"
     for number, cell in enumerate(_code_with_content(view), start=1):
         if cell.get("execution_count") is None:
             return f"code cell {number} was not executed"
@@ -153,12 +170,12 @@ def without_source(root: Path) -> list[Path]:
     stems = {source.stem for source in sources(root)}
     views = (
         view
+        for folder in ("notebooks", "solutions", "exercises")
         for framework in FRAMEWORKS
-        for view in sorted((root / "notebooks" / framework).glob("[0-9][0-9]_*.ipynb"))
+        for view in sorted((root / folder / framework).glob("*.ipynb"))
     )
-    return [
-        view for view in views if re.fullmatch(r"\d\d_\w+", view.stem) and view.stem not in stems
-    ]
+    ours = re.compile(r"(ex)?\d\d_\w+")
+    return [view for view in views if ours.fullmatch(view.stem) and view.stem not in stems]
 
 
 def _authored(cell) -> tuple:

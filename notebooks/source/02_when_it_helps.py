@@ -334,8 +334,8 @@ claim_margin("02.digits", text, svm, none, above=0.05)
 # or the data massive. It is a good first guess, and three studies draw its borders. Yosinski et al.
 # (2014): even features from a distant task are a better *start* than random weights. He et al.
 # (2019): on COCO, training from scratch reaches the accuracy of ImageNet weights, it takes longer.
-# Raghu et al. (2019): on two medical tasks with about 200,000 pictures each, ImageNet weights
-# brought little accuracy, but faster convergence.
+# Raghu et al. (2019): on two large medical tasks, ImageNet weights brought little accuracy, but
+# faster convergence.
 #
 # ## In text, the curves cross
 #

@@ -1,0 +1,433 @@
+"""Tasks that answer at once and recognise the mistake that was made.
+
+A task is data. Its parts are checks on the learner's function, each worth points; its
+misconceptions are wrong functions that people really write. A mistake is recognised by what a
+function does: where it gives what a recorded wrong one gives, on the same inputs, its hint is
+shown. No solution is needed for that, and none is installed.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import copy
+import html
+import importlib
+import inspect
+import io
+import linecache
+import os
+import threading
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tlcourse import evidence, progress
+
+PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+class Wrong(Exception):
+    """An answer that a check refuses; the message says on which input, what came, what should."""
+
+
+class Unwritten(Wrong):
+    """The function still raises NotImplementedError."""
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """A wrong solution that people write: `wrong` does what they do.
+
+    `look` says where to look, `why` why it is wrong; neither gives the code. Where a framework is
+    involved, `wrong` holds one function for each.
+    """
+
+    name: str
+    wrong: Callable | dict[str, Callable]
+    look: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is asked of the function f, for so many points: `check(f, rng)` raises Wrong."""
+
+    name: str
+    points: float
+    check: Callable
+
+
+@dataclass(frozen=True)
+class Task:
+    """One graded task.
+
+    `function` is the name the learner's function has, `taught` the place that teaches it
+    ("01#The update"). `probes(rng)` returns inputs, tuples of arguments, on which a function is
+    compared with the wrong ones. `harness(f, *inputs)`, where there is one, calls f and returns
+    plain data, such as the flags of a model; its source has to run on its own. Like `wrong` it may
+    be one function for each framework.
+    """
+
+    id: str
+    title: str
+    function: str
+    taught: str
+    parts: tuple[Part, ...]
+    probes: Callable
+    misconceptions: tuple[Misconception, ...]
+    harness: Callable | dict[str, Callable] | None = None
+    seconds: float = 5.0
+
+    @property
+    def points(self) -> float:
+        """The points of all parts together."""
+        return sum(part.points for part in self.parts)
+
+
+@dataclass
+class Result:
+    """What came of one check: `failed` maps the name of a part to what was wrong."""
+
+    task: Task
+    failed: dict[str, str] = field(default_factory=dict)
+    misconception: Misconception | None = None
+    unwritten: bool = False
+    error: str = ""
+
+    @property
+    def points(self) -> float:
+        """The points of the parts that passed."""
+        return sum(part.points for part in self.task.parts if part.name not in self.failed)
+
+
+class Points(float):
+    """The points a check gave; as the last line of a cell nbgrader takes them for its own."""
+
+
+# --- calling what a learner wrote ---------------------------------------------------------------
+
+
+class Call:
+    """A learner's function, called with copies, within a time limit and without its printing."""
+
+    def __init__(self, function, task: Task):
+        self.function, self.task = native(function), task
+        self.harness = native(task.harness)
+        self.trace, self.timed_out = "", False
+
+    def __call__(self, *inputs):
+        """Return what the function makes of the inputs as plain data; raise Wrong if it cannot."""
+        if self.timed_out:  # once is enough to wait
+            raise Wrong("it was not tried, since it ran too long before")
+        given, kept = copy.deepcopy(inputs), copy.deepcopy(inputs)
+        try:
+            with _quiet(), _limited(self.task.seconds):
+                if self.harness:
+                    output = self.harness(self.function, *given)
+                else:
+                    output = self.function(*given)
+                output = plain(output)
+        except NotImplementedError:
+            raise Unwritten("it is not written yet") from None
+        except Wrong:
+            raise
+        except _TimeIsUp:
+            self.timed_out = True
+            raise Wrong(
+                f"{self._shown(inputs)} ran longer than {self.task.seconds:g} seconds and was "
+                "stopped: is there a loop that never ends?"
+            ) from None
+        except (Exception, SystemExit) as error:
+            self.trace = traceback.format_exc()
+            raise Wrong(
+                f"{self._shown(inputs)} raised {type(error).__name__}: {error}"
+                f"{_where(error, self.function)}"
+            ) from None
+        names = _names(self.harness)[1:] if self.harness else _names(self.function)
+        for name, before, after in zip(names, kept, given, strict=False):
+            if not alike(_or_none(before), _or_none(after), 0):
+                raise Wrong(f"it changes its input {name}: work on a copy, others use it too")
+        return output
+
+    def _shown(self, inputs) -> str:
+        return f"{self.task.function}({', '.join(show(value) for value in inputs)})"
+
+
+def native(function):
+    """Return the function for the framework of this process where there is one for each."""
+    if not isinstance(function, dict):
+        return function
+    framework = os.environ.get("TLCOURSE_FRAMEWORK")
+    if framework not in function:
+        raise ValueError("which framework is it? Run the cell with runtime.start first")
+    return function[framework]
+
+
+class _TimeIsUp(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def _limited(seconds: float):
+    """End what runs inside after so many seconds; it has to be the main thread's."""
+    over = threading.Event()
+
+    def ring():
+        over.set()
+        _thread.interrupt_main()
+
+    clock = threading.Timer(seconds, ring)
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if over.is_set():
+            raise _TimeIsUp from None
+        raise
+    finally:
+        clock.cancel()
+
+
+@contextlib.contextmanager
+def _quiet():
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _names(function) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _where(error, function) -> str:
+    """The last line of the learner's own code that the error passed through."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    line = linecache.getline(file, lines[-1]).strip() if lines else ""
+    return f", in the line: {line}" if line else ""
+
+
+def plain(value):
+    """Return numbers, strings and arrays, also inside lists and dicts; tensors become arrays.
+
+    Raises Wrong for anything else.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {plain(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if isinstance(value, np.ndarray) or hasattr(value, "numpy"):
+        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+        if array.dtype.kind in "biufU":
+            return array
+    raise Wrong(f"it returns a {type(value).__name__}; expected numbers, text or arrays of them")
+
+
+def _or_none(value):
+    """An input as plain data; a model or a tokenizer, which is none, is left to the checks."""
+    try:
+        return plain(value)
+    except Wrong:
+        return None
+
+
+# --- comparing ----------------------------------------------------------------------------------
+
+
+def alike(a, b, tolerance: float = 1e-6) -> bool:
+    """Whether two plain values are the same, numbers up to an absolute and relative tolerance."""
+    if isinstance(a, dict) or isinstance(b, dict):
+        same_keys = isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys()
+        return same_keys and all(alike(a[key], b[key], tolerance) for key in a)
+    try:
+        x, y = np.asarray(a), np.asarray(b)
+    except ValueError:  # lists of unequal length inside
+        x = y = None
+    if x is None or "O" in (x.dtype.kind, y.dtype.kind):
+        if not (isinstance(a, list) and isinstance(b, list)):
+            return a is None and b is None
+        return len(a) == len(b) and all(map(alike, a, b, [tolerance] * len(a)))
+    if x.shape != y.shape:
+        return False
+    if x.dtype.kind in "US" or y.dtype.kind in "US":
+        return x.dtype.kind == y.dtype.kind and bool((x == y).all())
+    return bool(np.allclose(x, y, tolerance, tolerance, equal_nan=True))
+
+
+def show(value) -> str:
+    """Return a value in few words, an array with its shape."""
+    if isinstance(value, np.ndarray) and value.size > 12:
+        return f"array of shape {value.shape}"
+    text = (
+        np.array2string(value, precision=4, separator=", ")
+        if isinstance(value, np.ndarray)
+        else repr(value)
+    )
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "…"
+
+
+def expect(got, wanted, what: str, tolerance: float = 1e-6) -> None:
+    """Raise Wrong unless `got` is `wanted`; `what` says what it is and on which input."""
+    if alike(got, wanted, tolerance):
+        return
+    if isinstance(wanted, np.ndarray) and isinstance(got, (np.ndarray, list)):
+        try:
+            shape = np.shape(got)
+        except ValueError:
+            shape = "lists of unequal length"
+        if shape != wanted.shape:
+            raise Wrong(f"{what}: expected shape {wanted.shape}, got {shape}")
+    raise Wrong(f"{what}: expected {show(wanted)}, got {show(got)}")
+
+
+def require(holds, message: str) -> None:
+    """Raise Wrong with this message unless `holds`."""
+    if not holds:
+        raise Wrong(message)
+
+
+# --- one check ----------------------------------------------------------------------------------
+
+
+def evaluate(task: Task, function, seed: int = 0, parts=None, recognising=True) -> Result:
+    """Check a function against a task; `parts` replaces the public ones by hidden ones.
+
+    Inputs are drawn from the seed. Never raises for what the function does. Recognising a mistake
+    takes most of the time and can be left out.
+    """
+    result, call = Result(task), Call(function, task)
+    for number, part in enumerate(parts or task.parts):
+        try:
+            with np.errstate(all="ignore"):
+                part.check(call, np.random.default_rng((seed, number)))
+        except Unwritten as refused:
+            result.unwritten = True
+            result.failed[part.name] = str(refused)
+        except Wrong as refused:
+            result.failed[part.name] = str(refused)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            # The check tried to use an answer of another kind, such as None or a list of words.
+            result.failed[part.name] = f"the answer cannot be used as asked for: {error}"
+    result.error = call.trace
+    if recognising and result.failed and not result.unwritten and not call.timed_out:
+        result.misconception = recognise(task, call, seed)
+    return result
+
+
+def recognise(task: Task, call: Call, seed: int = 0) -> Misconception | None:
+    """Return the misconception whose function does the same as this one on all probes, if any."""
+    probes = task.probes(np.random.default_rng((seed, len(task.parts))))
+    made = [_outcome(call, probe) for probe in probes]
+    for known in task.misconceptions:
+        wrong = Call(known.wrong, task)
+        if all(alike(m, _outcome(wrong, p), 1e-5) for m, p in zip(made, probes, strict=True)):
+            return known
+    return None
+
+
+def _outcome(call: Call, probe):
+    """What a call gives, or in what way it fails; the words of an error are the writer's own."""
+    try:
+        return call(*probe)
+    except Unwritten:
+        return "unwritten"
+    except Wrong as refused:
+        kinds = ("changes its input", "ran longer", "returns a", "raised")
+        return f"refused: {next((kind for kind in kinds if kind in str(refused)), '')}"
+
+
+def find(task_id: str) -> Task:
+    """Return a task by its id, such as "ex04.2". Raises ValueError where there is none."""
+    name, _, _ = str(task_id).partition(".")
+    try:
+        tasks = importlib.import_module(f"tlcourse.exercises.{name}").TASKS
+    except (ModuleNotFoundError, AttributeError):
+        tasks = ()
+    for task in tasks:
+        if task.id == task_id:
+            return task
+    known = ", ".join(task.id for task in tasks) or "ids look like ex04.2"
+    raise ValueError(f"there is no task {task_id!r}: {known}")
+
+
+_failures = Counter()  # of this kernel; repeated failure brings the next hint
+
+
+def check(task_id: str, function, *, traceback: bool = False) -> Points:
+    """Check a function against its task, show what came of it and return the points.
+
+    What is shown: the parts that passed and failed, and a hint that grows with repeated failure.
+    `traceback=True` shows where an error of the function came from.
+    """
+    task = find(task_id)
+    if not callable(function):
+        raise ValueError(
+            f"check({task_id!r}, …) takes the function {task.function} itself, without brackets "
+            f"behind its name; this is {type(function).__name__}"
+        )
+    result = evaluate(task, function, int(os.environ.get("TLCOURSE_VARIANT", "0")))
+    if result.failed and not result.unwritten:
+        _failures[task_id] += 1
+    as_html, text = _words(result, _failures[task_id])
+    evidence.show_bundle(as_html, text)
+    if traceback and result.error:
+        print(result.error)
+    if not result.unwritten:
+        known = result.misconception.name if result.misconception else None
+        progress.record("exercise", task_id, result.points, task.points, misconception=known)
+    return Points(result.points)
+
+
+def hints(result: Result, failures: int) -> list[str]:
+    """Return the hints that so many failures have earned, the mildest first."""
+    if not result.failed or result.unwritten:
+        return []
+    known, (notebook, _, section) = result.misconception, result.task.taught.partition("#")
+    taught = f"It is taught in notebook {notebook}, under “{section}”."
+    return ([known.look, known.why, taught] if known else ["", taught])[:failures]
+
+
+def _words(result: Result, failures: int) -> tuple[str, str]:
+    task = result.task
+    symbol, edge = ("✔", "#009E73") if not result.failed else ("✘", "#D55E00")
+    if result.unwritten:
+        symbol, edge = "○", "#888888"
+    head = f"{symbol} {task.id} {task.title}: {result.points:g} of {task.points:g} points"
+    lines = []
+    for part in task.parts:
+        reason = result.failed.get(part.name)
+        mark, tail = ("✘", f": {reason}") if reason else ("✔", "")
+        lines.append(f"{mark} {part.name} ({part.points:g}){tail}")
+    if result.unwritten:
+        lines = [f"{task.function} is not written yet: put your code in place of the last line"]
+    said = [f"Hint: {hint}" for hint in hints(result, failures) if hint]
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    asides = "".join(f"<p style='margin:4px 0'>{html.escape(hint)}</p>" for hint in said)
+    as_html = (
+        f'<div role="status" style="border:1px solid {edge};border-left-width:5px;color:inherit;'
+        'border-radius:3px;padding:4px 10px;margin:4px 0;max-width:52em">'
+        f"<strong>{html.escape(head)}</strong>"
+        f'<ul style="list-style:none;padding-left:0;margin:4px 0">{items}</ul>{asides}</div>'
+    )
+    return as_html, "\n".join([head, *("  " + line for line in lines), *said])
