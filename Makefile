@@ -39,7 +39,11 @@ endif
 lab: setup
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/$(START) $(LAB)
 
-test: setup
+$(VENV)/nbgrader/.ready: tests/nbgrader.txt | setup
+	$(PIP) install --no-deps --upgrade --target $(VENV)/nbgrader -r tests/nbgrader.txt
+	@touch $@
+
+test: setup $(VENV)/nbgrader/.ready
 	$(BIN)/python -m pytest $(TESTS)
 
 # Every generated notebook in the cpu profile; a false claim or a changed checked output fails.

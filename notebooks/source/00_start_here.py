@@ -313,6 +313,8 @@ from tlcourse import progress
 for name, last in progress.lessons():
     words = f"run {last.at[:10]}, {last.points:g} of {last.possible:g} claims held" if last else ""
     print("✔" if last else "○", name.replace("_", " "), words)
+solved = {event.item for event in progress.events("exercise") if event.points == event.possible}
+print(len(solved), "exercises solved", *sorted(solved))
 
 # %%
 summary()

@@ -245,3 +245,76 @@ def test_a_slider_from_a_stranger_is_one_figure_with_its_text(browser, lab):
     assert page.get_by_role("slider").count() == 0
     assert "const state" not in page.locator(".jp-OutputArea-output").inner_text()
     page.close()
+
+
+# The active cell, its text and what its output says.
+ACTIVE = """() => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    const cell = notebook.activeCell;
+    return {
+        index: notebook.activeCellIndex,
+        mode: notebook.mode,
+        count: notebook.model.cells.length,
+        source: cell.model.sharedModel.source,
+        output: cell.node.querySelector('.jp-Cell-outputWrapper')?.innerText ?? '',
+    };
+}"""
+
+
+def _go_to(page, part: str) -> None:
+    """Move down with the arrow key until the active cell holds this text."""
+    for _ in range(page.evaluate(ACTIVE)["count"]):
+        if part in page.evaluate(ACTIVE)["source"]:
+            return
+        page.keyboard.press("ArrowDown")
+    pytest.fail(f"no cell holds {part!r}")
+
+
+def _say(page, text: str) -> None:
+    """Write a text into the active cell in place of what it holds, and run it."""
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(text)
+    _run_here(page)
+
+
+def _run_here(page) -> str:
+    page.keyboard.press("Control+Enter")
+    page.wait_for_timeout(300)
+    page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(300)
+    return page.evaluate(ACTIVE)["output"]
+
+
+def test_an_exercise_is_failed_understood_and_solved_by_keyboard_alone(browser, lab):
+    original = next((ROOT / "exercises" / "pytorch").glob("ex01_*.ipynb"))
+    shutil.copy(original, lab[2])
+    page = _open(browser, lab, original.name)
+    page.keyboard.press("Escape")
+    _go_to(page, "import numpy as np")
+    _run_here(page)
+    _go_to(page, "def proxy_distance")
+    cells = page.evaluate(ACTIVE)["count"]
+    _run_here(page)
+    page.keyboard.press("ArrowDown")
+    assert "proxy_distance is not written yet" in _run_here(page)
+
+    page.keyboard.press("ArrowUp")
+    mistaken = "def proxy_distance(a, b):\nerror = (a != b).mean()\nreturn 2 * (1 - 2 * error)"
+    _say(page, mistaken.replace("\n", "\n    "))
+    page.keyboard.press("ArrowDown")
+    answer = _run_here(page)
+    assert "2 of 4 points" in answer and "always names the larger domain" in answer
+    assert "nine of ten" not in answer
+    assert "nine of ten" in _run_here(page)  # the second hint
+    page.screenshot(path=SCREENSHOTS / "exercise.png")
+
+    page.keyboard.press("ArrowUp")
+    mended = "def proxy_distance(a, b):\nwrong = [(a[b == k] != k).mean() for k in (0, 1)]"
+    _say(page, f"{mended}\nreturn 2 * (1 - sum(wrong))".replace("\n", "\n    "))
+    page.keyboard.press("ArrowDown")
+    answer = _run_here(page)
+    assert "4 of 4 points" in answer and "Solved in ex01: 1 of" in answer
+    assert page.evaluate(ACTIVE)["count"] == cells
+    page.screenshot(path=SCREENSHOTS / "exercise_solved.png")
+    page.close()

@@ -36,7 +36,9 @@ TASK = Task(
 def shown(monkeypatch, tmp_path):
     monkeypatch.setenv("TLCOURSE_PROGRESS", str(tmp_path / "progress.db"))
     monkeypatch.setattr(kit, "find", lambda task_id: TASK)
+    monkeypatch.setattr(kit, "_tasks", lambda name: (TASK, replace(TASK, id="ex99.2")))
     monkeypatch.setattr(kit, "_failures", kit.Counter())
+    monkeypatch.setattr(kit, "_solved", set())
     texts = []
     monkeypatch.setattr(evidence, "show_bundle", lambda html, text: texts.append(text))
     return texts
@@ -44,7 +46,10 @@ def shown(monkeypatch, tmp_path):
 
 def test_a_right_answer_gets_all_points_and_is_recorded(shown):
     assert kit.check("ex99.1", lambda x: x / 2) == 3.0
-    assert shown == ["✔ ex99.1 Halve it: 3 of 3 points\n  ✔ halves (2)\n  ✔ nothing (1)"]
+    assert shown == [
+        "✔ ex99.1 Halve it: 3 of 3 points\n  ✔ halves (2)\n  ✔ nothing (1)\n"
+        "Solved in ex99: 1 of 2 tasks."
+    ]
     (event,) = progress.events("exercise")
     assert (event.item, event.points, event.possible) == ("ex99.1", 3, 3)
 

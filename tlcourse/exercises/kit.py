@@ -360,10 +360,7 @@ def _outcome(call: Call, probe):
 def find(task_id: str) -> Task:
     """Return a task by its id, such as "ex04.2". Raises ValueError where there is none."""
     name, _, _ = str(task_id).partition(".")
-    try:
-        tasks = importlib.import_module(f"tlcourse.exercises.{name}").TASKS
-    except (ModuleNotFoundError, AttributeError):
-        tasks = ()
+    tasks = _tasks(name)
     for task in tasks:
         if task.id == task_id:
             return task
@@ -371,7 +368,15 @@ def find(task_id: str) -> Task:
     raise ValueError(f"there is no task {task_id!r}: {known}")
 
 
-_failures = Counter()  # of this kernel; repeated failure brings the next hint
+def _tasks(name: str) -> tuple[Task, ...]:
+    try:
+        return importlib.import_module(f"tlcourse.exercises.{name}").TASKS
+    except (ModuleNotFoundError, AttributeError):
+        return ()
+
+
+# Of this kernel: a further failure brings the next hint; what is solved counts without a record.
+_failures, _solved = Counter(), set()
 
 
 def check(task_id: str, function, *, traceback: bool = False) -> Points:
@@ -389,13 +394,14 @@ def check(task_id: str, function, *, traceback: bool = False) -> Points:
     result = evaluate(task, function, int(os.environ.get("TLCOURSE_VARIANT", "0")))
     if result.failed and not result.unwritten:
         _failures[task_id] += 1
-    as_html, text = _words(result, _failures[task_id])
-    evidence.show_bundle(as_html, text)
-    if traceback and result.error:
-        print(result.error)
     if not result.unwritten:
         known = result.misconception.name if result.misconception else None
         progress.record("exercise", task_id, result.points, task.points, misconception=known)
+    if not result.failed:
+        _solved.add(task_id)
+    evidence.show_bundle(*_words(result, _failures[task_id]))
+    if traceback and result.error:
+        print(result.error)
     return Points(result.points)
 
 
@@ -406,6 +412,12 @@ def hints(result: Result, failures: int) -> list[str]:
     known, (notebook, _, section) = result.misconception, result.task.taught.partition("#")
     taught = f"It is taught in notebook {notebook}, under “{section}”."
     return ([known.look, known.why, taught] if known else ["", taught])[:failures]
+
+
+def _standing(name: str) -> str:
+    recorded = {e.item for e in progress.events("exercise") if e.points == e.possible}
+    ids = {task.id for task in _tasks(name)}
+    return f"Solved in {name}: {len(ids & (recorded | _solved))} of {len(ids)} tasks."
 
 
 def _words(result: Result, failures: int) -> tuple[str, str]:
@@ -422,6 +434,8 @@ def _words(result: Result, failures: int) -> tuple[str, str]:
     if result.unwritten:
         lines = [f"{task.function} is not written yet: put your code in place of the last line"]
     said = [f"Hint: {hint}" for hint in hints(result, failures) if hint]
+    if not result.failed:
+        said = [_standing(task.id.partition(".")[0])]
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     asides = "".join(f"<p style='margin:4px 0'>{html.escape(hint)}</p>" for hint in said)
     as_html = (
