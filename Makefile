@@ -8,7 +8,7 @@ else
 BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
-VIEWS ?= notebooks/pytorch notebooks/tensorflow
+VIEWS ?= notebooks/pytorch solutions/pytorch notebooks/tensorflow solutions/tensorflow
 START := notebooks/pytorch/00_start_here.ipynb
 # Jupyter refuses to serve root (a container's usual user) unless told that it is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)

@@ -247,10 +247,7 @@ def verify_exercises(
     if as_json:
         print(json.dumps(total.counts()))
     else:
-        for name, count in total.counts().items():
-            if name != "problems":
-                print(f"{name.replace('_', ' '):22} {count:5}")
-        print(*total.problems, sep="\n")
+        print(verify.table(total.counts()), *total.problems, sep="\n")
     if total.problems:
         raise typer.Exit(1)
 

@@ -25,6 +25,9 @@ def course(tmp_path_factory):
     return folder
 
 
+if not APART.is_dir() and not os.environ.get("CI"):
+    pytest.skip("nbgrader is not here: make test sets it up", allow_module_level=True)
+
 SCORES = """
 import json
 from nbgrader.api import Gradebook

@@ -66,6 +66,7 @@ def test_the_graders_are_as_good_as_they_say():
     assert counts["problems"] == [] and done.returncode == 0
     for name in ("correct_rejected", "wrong_accepted", "wrong_hint", "survivors_unexplained"):
         assert counts[name] == 0
+    assert verify.table(counts) in (ROOT / "docs" / "exercises.md").read_text("utf-8")
     assert counts["tasks"] == sum(len(_tasks(path)) for path in SETS)
     assert counts["correct_accepted"] >= 2 * counts["tasks"]
     assert counts["wrong_caught"] >= 3 * counts["tasks"]

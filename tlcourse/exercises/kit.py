@@ -18,6 +18,7 @@ import io
 import linecache
 import os
 import threading
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -175,14 +176,16 @@ class _TimeIsUp(BaseException):
 @contextlib.contextmanager
 def _limited(seconds: float):
     """End what runs inside after so many seconds; it has to be the main thread's."""
-    over = threading.Event()
+    done, over = threading.Event(), threading.Event()
 
-    def ring():
-        over.set()
-        _thread.interrupt_main()
+    def watch():
+        wait = seconds
+        while not done.wait(wait):
+            over.set()
+            _thread.interrupt_main()
+            wait = 0.2  # and again, should an "except:" have swallowed it
 
-    clock = threading.Timer(seconds, ring)
-    clock.daemon = True
+    clock = threading.Thread(target=watch, daemon=True)
     clock.start()
     try:
         yield
@@ -191,7 +194,12 @@ def _limited(seconds: float):
             raise _TimeIsUp from None
         raise
     finally:
-        clock.cancel()
+        done.set()
+        clock.join()
+        # An interrupt on its way at the very end belongs to nobody.
+        with contextlib.suppress(KeyboardInterrupt):
+            if over.is_set():
+                time.sleep(0.02)
 
 
 @contextlib.contextmanager

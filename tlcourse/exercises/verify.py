@@ -57,6 +57,24 @@ def hidden_parts(task: Task, reference) -> tuple[Part, ...]:
     return tuple(replace(p, check=check) if p is main else p for p in task.parts)
 
 
+WORDS = {
+    "tasks": "tasks",
+    "correct_accepted": "right answers accepted",
+    "correct_rejected": "right answers rejected",
+    "wrong_caught": "wrong answers caught",
+    "wrong_accepted": "wrong answers accepted",
+    "wrong_hint": "wrong answers given another's hint",
+    "mutants": "mutants",
+    "survivors_unexplained": "mutants that passed without a reason",
+}
+
+
+def table(counts: dict) -> str:
+    """Return the counts as a table in Markdown."""
+    rows = (f"| {words} | {counts[name]} |" for name, words in WORDS.items())
+    return "\n".join(["| what was tried, in both frameworks | how many |", "|---|---|", *rows])
+
+
 def verify_all(jobs) -> Tally:
     """Sum over (solved, hidden, framework), each in a process of its own, with a progress bar."""
     from tqdm.auto import tqdm
