@@ -1030,7 +1030,7 @@ summary()
 # **Try it.** (1) Add a penalty on the bias only; derive the gradient and check it. (2) Take 500
 # labelled sentences in place of 50 in the L2-SP section: does the best strength move? (3) Write the
 # *empirical* Fisher, with the true labels in place of $y \sim p$: where does it differ? Exercise
-# set ex01 (in preparation) grades the formulas.
+# set ex01 (folder `exercises`) grades the formulas.
 #
 # **Next**: 02 measures when transfer helps and when it hurts.
 #

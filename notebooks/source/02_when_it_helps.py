@@ -115,8 +115,6 @@ sets = {"pictograms": pictograms, "solar cells": cells, "digits": digits}
 # the mean over the classes of the share found, so that always giving the commonest answer earns
 # nothing. And each point is drawn several times, with other labels and other test blocks.
 
-
-# %%
 # %% [markdown]
 # The simple rival gets no pretrained weights: a principal component analysis of the pixels, then a
 # support vector machine. **Write down your guess**: on which of the three data sets does the probe
@@ -341,8 +339,8 @@ claim_margin("02.digits", text, svm, none, above=0.05)
 #
 # Sentences from film reviews and tweets, negative or positive. Pretrained: frozen MiniLM (notebook
 # 06) with the same probe. Simple: TF-IDF, which counts words and pairs of words. Neither source
-# says which sentences belong together, so these splits are random, and nobody can tell what they
-# leak.
+# says which sentences belong together, so these splits are random and may leak: some tweets are
+# near copies of others, which you find in exercise set ex02.
 # **Guess**: where do the two curves cross?
 
 # %%
@@ -890,7 +888,7 @@ summary()
 #
 # **Try it.** Put `"editorial"` in place of `"tweet"`: where does $\Delta$ turn? Give the
 # row-number rival 1 or 25 neighbours. Replace `head` by `block11` in the learning curves. Leak one
-# copy instead of three. Exercise set ex02 (in preparation) has you split, draw and judge.
+# copy instead of three. Exercise set ex02 (folder `exercises`) has you split, draw and judge.
 #
 # **Next.** 03 opens the pretrained networks; 04 chooses the cut by measurement; 05 fine-tunes.
 #

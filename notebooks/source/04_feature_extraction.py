@@ -415,7 +415,6 @@ for name, d in (("flattened", 49 * C), ("pooled", C)):
 
 
 # %%
-# %%
 def with_labels(F, data, n, classifier, seeds):
     """Balanced accuracy with n labels, one number a seed."""
     scores = []
@@ -959,5 +958,5 @@ summary()
 # overfitting". Normally it is the *last* layers that you unfreeze, after the head is trained, and
 # the small rate protects what they know. Notebook 05 shows it.
 #
-# **Next.** Exercise set ex04 (in preparation) asks you to cut, pool, count and choose a layer
+# **Next.** Exercise set ex04 (folder `exercises`) asks you to cut, pool, count and choose a layer
 # yourself. Then 05, fine-tuning: when is it worth moving the weights that you froze here?

@@ -928,6 +928,7 @@ stale.compile(keras.optimizers.Adam(1e-3))
 repaired = moved_in_a_step()
 print(f"compiled again: moved by {repaired:.4f}")
 assert repaired > 0
+tf.config.run_functions_eagerly(run.profile == "smoke")
 
 # %% [markdown]
 # Neither framework says a word. The habit that finds it: keep one weight of the block that should
@@ -1177,8 +1178,9 @@ summary()
 # only if that helps, repeat over seeds. If there are plenty of labels, layers may also be added or
 # replaced; if there are few, dropping the last, most specialised ones is an option (notebook 04).
 #
-# **Try it.** Exercise set ex05 is in preparation. Until then: set `RATE` to 0.001 and run from the
-# loop on; which of your claims still hold? Or put `penalty` and layer-wise rates together.
+# **Try it.** Set `RATE` to 0.001 and run from the loop on; which of your claims still hold? Or put
+# `penalty` and layer-wise rates together. Exercise set ex05 (folder `exercises`) has you unfreeze,
+# schedule and mend.
 #
 # **Next.** 06 opens a BERT. What you saw here returns in 07, where fine-tuning pays, and in 08,
 # where the domain changes for good.

@@ -147,7 +147,7 @@ class Call:
             self.trace = traceback.format_exc()
             raise Wrong(
                 f"{self._shown(inputs)} raised {type(error).__name__}: {error}"
-                f"{_where(error, self.function)}"
+                f"{_where(error, self.function)}{_of_nothing(error)}"
             ) from None
         names = _names(self.harness)[1:] if self.harness else _names(self.function)
         for name, before, after in zip(names, kept, given, strict=False):
@@ -156,6 +156,8 @@ class Call:
         return output
 
     def _shown(self, inputs) -> str:
+        if self.harness:  # its inputs are not those that the function was given
+            return self.task.function
         return f"{self.task.function}({', '.join(show(value) for value in inputs)})"
 
 
@@ -229,15 +231,19 @@ def _where(error, function) -> str:
     return f", in the line: {line}" if line else ""
 
 
+def _of_nothing(error) -> str:
+    return " (does your function return something?)" if "NoneType" in str(error) else ""
+
+
 def plain(value):
     """Return numbers, strings and arrays, also inside lists and dicts; tensors become arrays.
 
     Raises Wrong for anything else.
     """
+    if isinstance(value, np.generic):  # before the plain ones: np.float64 is a float
+        return value.item()
     if isinstance(value, PLAIN):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, dict):
         return {plain(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
