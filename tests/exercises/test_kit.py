@@ -221,6 +221,23 @@ def test_alike(a, b, same):
     assert kit.alike(a, b) == same == kit.alike(b, a)
 
 
+def test_expect_names_the_first_place_of_a_large_array_that_differs():
+    wanted = np.arange(20.0).reshape(4, 5)
+    got = wanted.copy()
+    got[2, 1] = 0
+    with pytest.raises(Wrong, match=r"x: 5% of the numbers differ; at \(2, 1\) expected 11, got 0"):
+        expect(got, wanted, "x")
+    with pytest.raises(Wrong, match="expected 0, got nan"):
+        expect(wanted * np.nan, wanted, "x")
+
+
+def test_a_long_error_is_cut():
+    def halve(x):
+        raise ValueError("tensor " * 1000)
+
+    assert len(evaluate(TASK, halve).failed["halves"]) < 400
+
+
 def test_expect_says_shapes_before_values():
     with pytest.raises(Wrong, match=r"x: expected shape \(2,\), got \(3,\)"):
         expect(np.ones(3), np.ones(2), "x")

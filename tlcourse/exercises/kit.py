@@ -40,7 +40,7 @@ class Unwritten(Wrong):
     """The function still raises NotImplementedError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Misconception:
     """A wrong solution that people write: `wrong` does what they do.
 
@@ -146,7 +146,7 @@ class Call:
         except (Exception, SystemExit) as error:
             self.trace = traceback.format_exc()
             raise Wrong(
-                f"{self._shown(inputs)} raised {type(error).__name__}: {error}"
+                f"{self._shown(inputs)} raised {type(error).__name__}: {_short(str(error))}"
                 f"{_where(error, self.function)}{_of_nothing(error)}"
             ) from None
         names = _names(self.harness)[1:] if self.harness else _names(self.function)
@@ -297,8 +297,12 @@ def show(value) -> str:
         if isinstance(value, np.ndarray)
         else repr(value)
     )
+    return _short(text)
+
+
+def _short(text: str, length: int = 200) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= 160 else text[:157] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def expect(got, wanted, what: str, tolerance: float = 1e-6) -> None:
@@ -312,7 +316,18 @@ def expect(got, wanted, what: str, tolerance: float = 1e-6) -> None:
             shape = "lists of unequal length"
         if shape != wanted.shape:
             raise Wrong(f"{what}: expected shape {wanted.shape}, got {shape}")
+        if wanted.size > 12 and wanted.dtype.kind in "biuf":
+            raise Wrong(f"{what}: {_first_difference(np.asarray(got), wanted, tolerance)}")
     raise Wrong(f"{what}: expected {show(wanted)}, got {show(got)}")
+
+
+def _first_difference(got, wanted, tolerance: float) -> str:
+    differ = ~np.isclose(got, wanted, tolerance, tolerance, equal_nan=True)
+    place = tuple(int(k) for k in np.argwhere(differ)[0])
+    return (
+        f"{np.mean(differ):.0%} of the numbers differ; at {place} expected {wanted[place]:.6g}, "
+        f"got {got[place]:.6g}"
+    )
 
 
 def require(holds, message: str) -> None:
