@@ -287,34 +287,37 @@ def _run_here(page) -> str:
 
 
 def test_an_exercise_is_failed_understood_and_solved_by_keyboard_alone(browser, lab):
-    original = next((ROOT / "exercises" / "pytorch").glob("ex01_*.ipynb"))
+    original = next((ROOT / "exercises" / "pytorch").glob("ex04_*.ipynb"))
     shutil.copy(original, lab[2])
     page = _open(browser, lab, original.name)
     page.keyboard.press("Escape")
-    _go_to(page, "import numpy as np")
-    _run_here(page)
-    _go_to(page, "def proxy_distance")
+    for part in ("import numpy as np", "runtime.start("):
+        _go_to(page, part)
+        _run_here(page)
+    _go_to(page, "def to_input")
     cells = page.evaluate(ACTIVE)["count"]
     _run_here(page)
     page.keyboard.press("ArrowDown")
-    assert "proxy_distance is not written yet" in _run_here(page)
+    assert "to_input is not written yet" in _run_here(page)
 
     page.keyboard.press("ArrowUp")
-    mistaken = "def proxy_distance(a, b):\nerror = (a != b).mean()\nreturn 2 * (1 - 2 * error)"
-    _say(page, mistaken.replace("\n", "\n    "))
+    _say(page, "def to_input(images):\n    return images / 255")
     page.keyboard.press("ArrowDown")
-    answer = _run_here(page)
-    assert "2 of 4 points" in answer and "always names the larger domain" in answer
-    assert "nine of ten" not in answer
-    assert "nine of ten" in _run_here(page)  # the second hint
+    first = _run_here(page)
+    assert "✘ ex04.1" in first and "What does a black pixel become" in first
+    second = _run_here(page)
+    assert second.count("Hint:") == 2 > first.count("Hint:")
     page.screenshot(path=SCREENSHOTS / "exercise.png")
 
     page.keyboard.press("ArrowUp")
-    mended = "def proxy_distance(a, b):\nwrong = [(a[b == k] != k).mean() for k in (0, 1)]"
-    _say(page, f"{mended}\nreturn 2 * (1 - sum(wrong))".replace("\n", "\n    "))
+    mended = """def to_input(images):
+    if images.ndim == 3:
+        images = np.stack([images] * 3, axis=-1)
+    return (images / 255 - 0.498) / 0.502"""
+    _say(page, mended)
     page.keyboard.press("ArrowDown")
     answer = _run_here(page)
-    assert "4 of 4 points" in answer and "Solved in ex01: 1 of" in answer
+    assert "4 of 4 points" in answer and "Solved in ex04: 1 of 7 tasks" in answer
     assert page.evaluate(ACTIVE)["count"] == cells
     page.screenshot(path=SCREENSHOTS / "exercise_solved.png")
     page.close()
