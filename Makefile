@@ -65,6 +65,7 @@ benchmarks: setup
 records: setup
 	$(BIN)/python benchmarks/learning_curves.py
 	$(BIN)/python benchmarks/fine_tuning.py
+	$(BIN)/python benchmarks/solar_case.py
 	$(BIN)/python benchmarks/bert_labels.py --framework pytorch
 
 clean:
