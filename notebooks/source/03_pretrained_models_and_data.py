@@ -41,9 +41,9 @@ run = runtime.start("pytorch", PROFILE, SEED)
 # |---|---|---|
 # | VGG (2014) | small 3 × 3 kernels, 16 or 19 weight layers | most of its size is one dense layer |
 # | Inception (2014–15) | branches side by side; GoogLeNet is V1 | V3 wants 299 × 299 pixels |
-# | ResNet (2015) | skip connections, 50 layers and more | not against *vanishing* gradients: below |
+# | ResNet (2015) | skip connections, 50 layers and more | not for *vanishing* gradients: below |
 # | MobileNet (2017–) | depthwise separable convolution | the mobile family |
-# | EfficientNet (2019) | width, depth, resolution scaled together | B7 is not mobile; Lite is for phones |
+# | EfficientNet (2019) | width, depth, pixels scaled together | B7 is not mobile; Lite is |
 #
 # Lists often call these state of the art, and EfficientNet recent. They are good and old: ConvNeXt,
 # ViT, DINOv2 and CLIP came after. Faster R-CNN, SSD and YOLO are detectors, built *on* a pretrained
@@ -61,14 +61,16 @@ import numpy as np
 from tlcourse import assets, backbones, datasets, features, figures
 from tlcourse.evidence import claim_margin, mean_interval, summary
 
+backbone = backbones.load("efficientnet-lite0")
+M = backbone.model
+
 # %% tags=["tensorflow"]
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
 tf.get_logger().setLevel("ERROR")
-backbone = backbones.load("efficientnet-lite0")
-M, apps = backbone.model, keras.applications
+apps = keras.applications
 nets = {
     "VGG16": (lambda: apps.VGG16(weights=None), 224),
     "ResNet50": (lambda: apps.ResNet50(weights=None), 224),
@@ -79,75 +81,36 @@ nets = {
 }
 
 # %% [markdown] tags=["pytorch"]
-# `transformers` has three of them as classes that take a configuration. VGG16 and InceptionV3 you
-# write as data: a pair is a convolution (channels, kernel), a third number a stride without
-# padding, a list holds branches that are joined.
+# `transformers` has three of them as classes that take a configuration. VGG16 is ten lines.
+# InceptionV3 has no class there: its weights are counted in the table of published numbers below,
+# and the Keras version of this notebook measures it (11.4 GFLOP).
 
 # %% tags=["pytorch"]
 import torch
+import transformers as hf
 from torch import nn
 
 
-class Branches(nn.ModuleList):
-    def forward(self, x):
-        return torch.cat([branch(x) for branch in self], dim=1)
-
-
-def build(spec, norm=True):
-    parts = []
-    for item in spec:
-        if isinstance(item, nn.Module):
-            parts.append(item)
-        elif isinstance(item, list):
-            parts.append(Branches(build(branch) for branch in item))
-        else:
-            channels, kernel, *stride = item
-            padding = 0 if stride else "same"
-            parts.append(nn.LazyConv2d(channels, kernel, *stride, padding=padding, bias=not norm))
-            parts += [nn.LazyBatchNorm2d(), nn.ReLU()] if norm else [nn.ReLU()]
-    return nn.Sequential(*parts)
-
-
-# %% tags=["pytorch"]
 def vgg16():
-    chain = []
+    chain, inputs = [], 3
     for channels, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        chain += [(channels, 3)] * repeats + [nn.MaxPool2d(2)]
-    dense = [nn.Flatten(), nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU()]
-    return nn.Sequential(build(chain, norm=False), *dense, nn.Linear(4096, 1000))
-
-
-def inception_v3():
-    half, mean, h, v = nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1, 1), (1, 7), (7, 1)
-    side = [[(384, (1, 3))], [(384, (3, 1))]]
-
-    def a(n):
-        return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], [mean, (n, 1)]]
-
-    def c(n):
-        long = [(n, 1), (n, v), (n, h), (n, v), (192, h)]
-        return [[(192, 1)], [(n, 1), (n, h), (192, v)], long, [mean, (192, 1)]]
-
-    b = [[(384, 3, 2)], [(64, 1), (96, 3), (96, 3, 2)], [half]]
-    d = [[(192, 1), (320, 3, 2)], [(192, 1), (192, h), (192, v), (192, 3, 2)], [half]]
-    e = [[(320, 1)], [(384, 1), side], [(448, 1), (384, 3), side], [mean, (192, 1)]]
-    stem = [(32, 3, 2), (32, 3, 1), (64, 3), half, (80, 1, 1), (192, 3, 1), half]
-    trunk = build([*stem, a(32), a(64), a(64), b, c(128), c(160), c(160), c(192), d, e, e])
-    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
+        for _ in range(repeats):
+            chain += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+            inputs = channels
+        chain.append(nn.MaxPool2d(2))
+    chain += [nn.Flatten(), nn.Linear(7 * 7 * 512, 4096), nn.ReLU(), nn.Linear(4096, 4096)]
+    return nn.Sequential(*chain, nn.ReLU(), nn.Linear(4096, 1000))
 
 
 # %% tags=["pytorch"]
-import transformers as hf
-
-backbone = backbones.load("efficientnet-lite0")
-M, k = backbone.model, {"num_labels": 1000}
+k = {"num_labels": 1000}
 b0 = k | {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
+b0 = hf.EfficientNetConfig(**b0)  # the default is B7
 nets = {
     "VGG16": (vgg16, 224),
     "ResNet50": (lambda: hf.ResNetForImageClassification(hf.ResNetConfig(**k)), 224),
-    "InceptionV3": (inception_v3, 299),
     "MobileNetV2": (lambda: hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(**k)), 224),
-    "EfficientNetB0": (lambda: hf.EfficientNetForImageClassification(hf.EfficientNetConfig(**b0)), 224),
+    "EfficientNetB0": (lambda: hf.EfficientNetForImageClassification(b0), 224),
     "Lite0": (lambda: M, 224),
 }
 
@@ -200,7 +163,6 @@ def prepared(make, size):
     """A call to time, and parameters, weight layers, FLOPs, values of their outputs."""
     net, x, seen = make().eval(), torch.randn(1, 3, size, size), []
     with torch.inference_mode():
-        net(x)  # lazy layers take their sizes from the first input
         weighted = [part for part in net.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
         hooks = [p.register_forward_hook(lambda p, i, out: seen.append((p, out))) for p in weighted]
         with FlopCounterMode(display=False) as counter:
@@ -223,49 +185,53 @@ def fastest(call, repeats):
     return min(seconds)
 
 
+full, thin = run.pick(smoke="Lite0", cpu="VGG16"), "MobileNetV2"
+if run.profile == "smoke":
+    nets = {name: nets[name] for name in (full, thin)}
 rounds, anatomy, speed = len(run.seeds(5)), {}, {}
 print(f"{'':15}   parameters  layers  GFLOP  outputs MB      ms  GFLOP/s")
 for name, (make, size) in nets.items():
     call, (parameters, depth, flops, values) = prepared(make, size)
     call()
-    seconds = np.array([fastest(call, 4) for _ in range(rounds)])
+    seconds = np.array([fastest(call, 3) for _ in range(rounds)])
     anatomy[name], speed[name] = (parameters, flops, seconds), flops / seconds / 1e9
-    print(f"{name:15} {parameters:12,} {depth:7} {flops / 1e9:6.2f} {values * 4 / 1e6:11.1f}"
-          f" {seconds.min() * 1e3:7.1f} {speed[name].max():8.0f}")
+    print(
+        f"{name:15} {parameters:12,} {depth:7} {flops / 1e9:6.2f} {values * 4 / 1e6:11.1f}"
+        f" {seconds.min() * 1e3:7.1f} {speed[name].max():8.0f}"
+    )
 
 # %%
-fig, ax = plt.subplots(figsize=(6.5, 3.6))
-for i, (name, (parameters, flops, seconds)) in enumerate(anatomy.items()):
-    ax.plot(flops / 1e9, seconds.min() * 1e3, figures.MARKERS[i], color=figures.COLORS[i], ms=9)
-    ax.annotate(name, (flops / 1e9, seconds.min() * 1e3), (6, -11), textcoords="offset points")
-work, clock = (anatomy["VGG16"][i] / anatomy["MobileNetV2"][i] for i in (1, 2))
-ax.set(xscale="log", yscale="log", xlabel="GFLOP for one picture", ylabel="milliseconds", xlim=(0.4, 90))
-ax.set_title(f"VGG16 does {work:.0f} times MobileNetV2's work in {clock.mean():.0f} times its time")
-alt = """Time for one picture against FLOPs, both on log scales, six networks. Time rises with work,
-but far less than in proportion: the two networks with most work are relatively quick."""
+fig, ax = plt.subplots(figsize=(6.5, 3))
+for i, (name, values) in enumerate(speed.items()):
+    mean, (low, high) = mean_interval(values)
+    ax.barh(f"{name}, {anatomy[name][1] / 1e9:.1f} GFLOP", mean, color=figures.COLORS[i])
+    ax.plot((low, high), (i, i), color="black", linestyle="-")
+ax.invert_yaxis()
+work, clock = (anatomy[full][i] / anatomy[thin][i] for i in (1, 2))
+title = f"{full}: {work:.0f} times {thin}'s work, {clock.mean():.0f} times its time"
+ax.set(xlabel="work done in a second (GFLOP/s)", title=title)
+alt = """Work done in a second by each network as a bar, with intervals over five rounds; the
+networks of full convolutions stand above those of depthwise ones."""
 figures.show(fig, alt)
-text = "VGG16 gets more than 3 times as many FLOPs per second out of this machine as MobileNetV2"
-claim_margin("03.flops", text, speed["VGG16"] / speed["MobileNetV2"], above=3)
 
 # %% [markdown]
 # - **Parameters** are disk space and download. They are not work: most of VGG16's sit in its first
 #   dense layer, (7 · 7 · 512 + 1) · 4096 of them, which costs almost no FLOPs.
-# - **FLOPs** are work, not time: small and thin layers leave the processor waiting for memory.
-# - **Outputs** are what a training step keeps for the backward pass, for each picture of a batch.
+# - **FLOPs** are work, not time: compare the last column. Small and thin layers are likely to leave
+#   the processor waiting for memory.
+# - **Outputs** of convolutions and dense layers are the least that a training step keeps for its
+#   backward pass, for each picture of the batch.
 # - **Layers** count every convolution and dense layer. The 50 of ResNet50 is its longest path.
 #
 # The same name need not be the same network: Keras' ResNet50 and the one in `transformers` put
 # their stride into different convolutions, 7.7 against 8.2 GFLOP. So what does size say about
-# accuracy? Published top-1 on ImageNet, in percent, one centre crop (Keras Applications table,
-# keras.io/api/applications):
-
-# %%
-published = {"VGG16": 71.3, "ResNet50": 74.9, "InceptionV3": 77.9, "MobileNetV2": 71.3}
-published["EfficientNetB0"] = 77.1
-for name, top1 in sorted(published.items(), key=lambda item: -item[1]):
-    print(f"{name:15} {top1:5.1f} %   {anatomy[name][0] / 1e6:6.1f} million parameters")
-
-# %% [markdown]
+# accuracy? Published top-1 on ImageNet, one centre crop (keras.io/api/applications):
+#
+# | | InceptionV3 | EfficientNetB0 | ResNet50 | VGG16 | MobileNetV2 |
+# |---|---|---|---|---|---|
+# | top-1 (%) | 77.9 | 77.1 | 74.9 | 71.3 | 71.3 |
+# | parameters (millions) | 23.9 | 5.3 | 25.6 | 138.4 | 3.5 |
+#
 # "VGG16 has 138 million parameters, hence it is more accurate" is false on the published numbers:
 # MobileNetV2 has a fortieth of its parameters and the same top-1. Does a better top-1 mean better
 # features? Kornblith et al. (2019) found a strong correlation over 16 networks and 12 data sets;
@@ -303,20 +269,18 @@ def full_and_separable(C, size):
 # %%
 shapes, by_clock = ((32, 112), (128, 28), (512, 14)), {}
 for C, size in shapes:
-    full, separable = full_and_separable(C, size)
-    full(), separable()
-    by_clock[C] = np.array([fastest(full, 8) / fastest(separable, 8) for _ in range(rounds)])
-    print(f"{C:3} channels, {size:3} × {size:3}: formula {9 * C / (9 + C):.1f}, clock {by_clock[C].mean():.1f}")
-text = "With 32 channels on 112 × 112 maps, the clock sees less than half of the formula's saving"
-claim_margin("03.depthwise_thin", text, by_clock[32], below=0.5 * 9 * 32 / (9 + 32))
-text = "With 512 channels on 14 × 14 maps, separable is more than 3 times as fast"
-claim_margin("03.depthwise_wide", text, by_clock[512], above=3)
+    whole, separable = full_and_separable(C, size)
+    whole(), separable()
+    by_clock[C] = np.array([fastest(whole, 8) / fastest(separable, 8) for _ in range(rounds)])
+    factors = f"formula {9 * C / (9 + C):.1f}, clock {by_clock[C].mean():.1f}"
+    print(f"{C:3} channels, {size:3} × {size:3}: {factors} times")
 
 # %% [markdown]
-# Formula and clock disagree most where maps are large and thin. A depthwise convolution does few
-# operations on each number it fetches, so memory sets its time, and in thin layers so does the
-# 1 × 1 convolution's. Measure on the machine that will run it, and take the fastest of several
-# repeats.
+# Compare the columns: on the idle machine on which this page was written, formula and clock
+# disagreed most where maps were large and thin. A depthwise convolution does few operations on each
+# number that it fetches, so memory, not arithmetic, is likely to set its time. With other programs
+# running, the times in this notebook give other ratios, so none is claimed. Measure on the
+# machine that will run it, with nothing else running, and take the fastest of several repeats.
 #
 # ## Receptive field
 #
@@ -386,47 +350,51 @@ def pixel_gradient(cut, X, seed):
 
 
 # %%
-def seen_side(gradient):
-    """Side of the box around all pixels with a gradient, and of the square that holds half of it."""
-    rows = np.flatnonzero(gradient.any(axis=1))
-    away = np.abs(np.arange(224) - 112)
-    away = np.maximum(away[:, None], away[None]).ravel()
+def seen(gradient):
+    """Side and start (row, column) of the box of all pixels with a gradient; then side and centre
+    (row, column) of the square around the gradient's median that holds half of it."""
+    sums = gradient.sum(axis=1), gradient.sum(axis=0)
+    start = [np.flatnonzero(total)[0] for total in sums]
+    median = [np.searchsorted(total.cumsum(), total.sum() / 2) for total in sums]
+    rows, columns = (np.abs(np.arange(224) - place) for place in median)
+    away = np.maximum(rows[:, None], columns).ravel()
     order = np.argsort(away)
-    half = np.searchsorted(np.cumsum(gradient.ravel()[order]), gradient.sum() / 2)
-    return np.ptp(rows) + 1, 2 * away[order][half] + 1
+    half = np.searchsorted(gradient.ravel()[order].cumsum(), gradient.sum() / 2)
+    return np.ptp(np.flatnonzero(sums[0])) + 1, *start, 2 * away[order][half] + 1, *median
 
 
 cuts = ("block1", "block3", "block5", "block8", "block11", "block15")
 places = backbone.preprocess(np.concatenate([crops(china, 1, seed) for seed in run.seeds(5)]))
 gradients = {cut: pixel_gradient(cut, places, run.seed) for cut in cuts}
-sides = {cut: np.array([seen_side(g) for g in gradients[cut]]) for cut in cuts}
+fields = {cut: np.array([seen(g) for g in gradients[cut]]) for cut in cuts}
 for cut in cuts:
-    box, half = sides[cut].mean(axis=0)
+    box, half = fields[cut][:, [0, 3]].mean(axis=0)
     print(f"{cut:8} formula {r[cut]:4}   box of the gradient {box:4.0f}   half of it {half:4.0f}")
-    assert r[cut] > 224 or (sides[cut][:, 0] == r[cut]).all()
+    assert r[cut] > 224 or (fields[cut][:, 0] == r[cut]).all()
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(9, 2.7))
 for ax, cut in zip(axes, ("block3", "block5", "block8", "block11"), strict=True):
     ax.imshow(np.log10(gradients[cut][0] / gradients[cut][0].max() + 1e-4), cmap="magma")
-    for side, style in ((r[cut], "-"), (sides[cut][0, 1], ":")):
-        box = (112 - side / 2, 112 - side / 2), side, side
-        ax.add_patch(plt.Rectangle(*box, fill=False, color="white", linestyle=style, linewidth=1.5))
-    ax.set(title=f"{cut}: {r[cut]} px", xlim=(0, 224), ylim=(224, 0))
+    box, top, left, half, row, column = fields[cut][0]
+    corners = (left, top, box, "-"), (column - half / 2, row - half / 2, half, ":")
+    for x0, y0, side, style in corners:
+        look = {"fill": False, "color": "white", "linestyle": style, "linewidth": 1.5}
+        ax.add_patch(plt.Rectangle((x0, y0), side, side, **look))
+    ax.set(title=f"{cut}: formula {r[cut]} px", xlim=(-1, 225), ylim=(225, -1))
     ax.axis("off")
-share = {cut: sides[cut][:, 1] / r[cut] for cut in cuts}
-fig.suptitle(f"At block8 half of the gradient lies within {share['block8'].mean():.0%} of the side",
-             x=0.01, ha="left", fontsize=11)
-alt = """Where the gradient of one place of four maps lies in the picture: a bright middle that fades
-towards the solid square of the formula. The dotted square that holds half is much smaller."""
+share = {cut: fields[cut][:, 3] / r[cut] for cut in cuts}
+title = f"At block8 half of the gradient lies within {share['block8'].mean():.0%} of the side"
+fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+alt = """Where the gradient of one place of four maps lies in the picture: a bright middle that
+fades towards the solid square. The dotted square with half of it is much smaller."""
 figures.show(fig, alt)
-text = "At block8 half of the gradient lies in a square of less than half the receptive field's side"
+text = "At block8 half of the gradient lies in a square of less than half the field's side"
 claim_margin("03.receptive", text, share["block8"], below=0.5)
 
 # %% [markdown]
 # The formula is exact and says little: the effective field (Luo et al., 2016) fades from its
-# middle. From `block11` on the formula's square is larger than the picture, and places still
-# differ.
+# middle. From `block11` on the formula's square is larger than the picture.
 #
 # ## Skip connections, BatchNorm and gradients
 #
@@ -439,12 +407,11 @@ claim_margin("03.receptive", text, share["block8"], below=0.5)
 
 
 # %% tags=["tensorflow"]
-def chain(blocks, skip, norm, start, seed):
-    """Logits of the digits, and the maps before each block and after the last."""
-    keras.utils.set_random_seed(seed)
+def chain(blocks, skip, norm):
+    """A model that gives logits of the digits, the maps before each block and after the last."""
 
     def convolution(x):
-        x = layers.Conv2D(16, 3, padding="same", use_bias=False, kernel_initializer=start)(x)
+        x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
         return layers.BatchNormalization()(x) if norm else x
 
     inputs = keras.Input((8, 8, 1))
@@ -456,6 +423,15 @@ def chain(blocks, skip, norm, start, seed):
     return keras.Model(inputs, [logits, *maps])
 
 
+def restart(net, start, seed):
+    """Draw every convolution anew; start is "Glorot" or "He"."""
+    draw = {"Glorot": keras.initializers.GlorotUniform, "He": keras.initializers.HeNormal}[start]
+    for i, layer in enumerate(net.layers):
+        if isinstance(layer, layers.Conv2D):
+            layer.kernel.assign(draw(1000 * seed + i)(layer.kernel.shape))
+    return net
+
+
 def gradient_norms(net, x, y):
     with tf.GradientTape() as tape:
         logits, *maps = net(x[..., None], training=True)
@@ -465,18 +441,13 @@ def gradient_norms(net, x, y):
 
 
 # %% tags=["pytorch"]
-STARTS = {"glorot_uniform": nn.init.xavier_uniform_, "he_normal": nn.init.kaiming_normal_}
-
-
-class Chain(nn.Module):
-    def __init__(self, blocks, skip, norm, start, seed):
+class chain(nn.Module):
+    def __init__(self, blocks, skip, norm):
         super().__init__()
-        torch.manual_seed(seed)
 
         def convolution(channels=16):
-            conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-            STARTS[start](conv.weight)
-            return nn.Sequential(conv, nn.BatchNorm2d(16) if norm else nn.Identity())
+            layer = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+            return nn.Sequential(layer, nn.BatchNorm2d(16) if norm else nn.Identity())
 
         pairs = ((convolution(), nn.ReLU(), convolution()) for _ in range(blocks))
         self.skip, self.blocks = skip, nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
@@ -490,28 +461,37 @@ class Chain(nn.Module):
         return self.head(maps[-1].mean(dim=(2, 3))), maps
 
 
+def restart(net, start, seed):
+    """Draw every convolution anew; start is "Glorot" or "He"."""
+    draw = {"Glorot": nn.init.xavier_uniform_, "He": nn.init.kaiming_normal_}[start]
+    torch.manual_seed(seed)
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            draw(part.weight)
+    return net
+
+
 def gradient_norms(net, x, y):
     logits, maps = net(torch.from_numpy(x))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(y))
     return np.array([g.norm().item() for g in torch.autograd.grad(loss, maps)])
 
 
-chain = Chain
-
 # %%
 digits = datasets.digits()
 x_digits, y_digits = digits.images.astype("float32") / 8 - 1, digits.labels
 variants = {
-    "plain, Glorot": (False, False, "glorot_uniform"),
-    "plain, He": (False, False, "he_normal"),
-    "plain, He, BatchNorm": (False, True, "he_normal"),
-    "skip, He, BatchNorm": (True, True, "he_normal"),
+    "plain, Glorot": (False, False),
+    "plain, He": (False, False),
+    "plain, He, BatchNorm": (False, True),
+    "skip, He, BatchNorm": (True, True),
 }
 blocks, growth = run.pick(smoke=4, cpu=20), {}
-for name, (skip, norm, start) in variants.items():
+for name, (skip, norm) in variants.items():
+    net, start = chain(blocks, skip, norm), "Glorot" if "Glorot" in name else "He"
     for seed in run.seeds(5):
         rows = np.random.default_rng(seed).permutation(len(digits))[:64]
-        sizes = gradient_norms(chain(blocks, skip, norm, start, seed), x_digits[rows], y_digits[rows])
+        sizes = gradient_norms(restart(net, start, seed), x_digits[rows], y_digits[rows])
         growth.setdefault(name, []).append(np.log10(sizes / sizes[-1]))
 growth = {name: np.array(values) for name, values in growth.items()}  # (seeds, maps)
 
@@ -520,9 +500,12 @@ fig, ax = plt.subplots(figsize=(7, 3.6))
 for i, (name, values) in enumerate(growth.items()):
     figures.lines(ax, range(blocks + 1), values.T, name, i)
 to_first = {name: values[:, 0] for name, values in growth.items()}
-ax.set_title(f"Glorot: a factor of 10^{to_first['plain, Glorot'].mean():.0f}; with BatchNorm 10^"
-             f"{to_first['plain, He, BatchNorm'].mean():+.0f}, the other way")
-ax.set(xlabel="block b (0 is nearest to the picture)", ylabel="log10 of the gradient, last block = 0")
+shown = [to_first[name].mean() for name in ("plain, Glorot", "plain, He, BatchNorm")]
+title = "Towards the picture: Glorot 10^{:.0f}, with BatchNorm 10^{:+.0f}".format(*shown)
+ax.set_title(title)
+ax.set(
+    xlabel="block b (0 is nearest to the picture)", ylabel="log10 of the gradient, last block = 0"
+)
 ax.legend()
 alt = """Size of the gradient by block on a log scale. Plain with Glorot weights falls by orders of
 magnitude towards the first block; with He weights it stays; with BatchNorm it grows, with skips
@@ -541,38 +524,41 @@ pair = to_first["plain, He, BatchNorm"], to_first["skip, He, BatchNorm"]
 claim_margin("03.skip", text, *pair, above=1)
 
 # %% [markdown]
-# So what vanishes depends on how weights are drawn, and with BatchNorm nothing vanishes. That is
-# what the ResNet paper says (He et al., 2016): its plain networks have BatchNorm and healthy
-# gradients, and still the deeper one has the higher *training* error. It calls this degradation.
-# **Guess first:** can a plain chain with BatchNorm learn ten digits in 60 steps?
+# So what vanishes depends on how weights are drawn, and in this chain nothing vanishes under
+# BatchNorm. The ResNet paper says the same (He et al., 2016): its plain networks have BatchNorm and
+# healthy gradients, and still the deeper one has the higher *training* error. It calls this
+# degradation. **Guess first:** can a plain chain with BatchNorm learn ten digits in 60 steps?
 
 
 # %% tags=["tensorflow"]
-def training_losses(blocks, skip, seeds, steps=60):
+def training_losses(blocks, skip, seeds, steps):
     """Loss on the last ten batches, one number a seed; the training step is traced once."""
-    chained, losses = chain(blocks, skip, True, "he_normal", 0), []
+    chained, losses = chain(blocks, skip, norm=True), []
     net = keras.Model(chained.input, chained.outputs[0])
+    untrained = net.get_weights()
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
-    net.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(optimizer, loss, jit_compile=False)
     optimizer.build(net.trainable_variables)
     for seed in seeds:
-        net.set_weights(chain(blocks, skip, True, "he_normal", seed).get_weights())
+        net.set_weights(untrained)
+        restart(net, "He", seed)
         [variable.assign(0 * variable) for variable in optimizer.variables[2:]]  # the momentum
-        rows = np.random.default_rng(seed).choice(len(digits), (steps, 64))
+        rows = np.random.default_rng(seed).choice(len(digits), (steps, 32))
         for part in (rows[:-10].ravel(), rows[-10:].ravel()):
-            story = net.fit(x_digits[part][..., None], y_digits[part], 64, shuffle=False, verbose=0)
+            story = net.fit(x_digits[part][..., None], y_digits[part], 32, shuffle=False, verbose=0)
         losses.append(story.history["loss"][0])
     return np.array(losses)
 
 
 # %% tags=["pytorch"]
-def training_losses(blocks, skip, seeds, steps=60):
+def training_losses(blocks, skip, seeds, steps):
     """Loss on the last ten batches, one number a seed."""
     losses = []
     for seed in seeds:
-        net, seen = chain(blocks, skip, True, "he_normal", seed), []
+        net, seen = restart(chain(blocks, skip, norm=True), "He", seed), []
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-        for rows in np.random.default_rng(seed).choice(len(digits), (steps, 64)):
+        for rows in np.random.default_rng(seed).choice(len(digits), (steps, 32)):
             logits, _ = net(torch.from_numpy(x_digits[rows]))
             loss = nn.functional.cross_entropy(logits, torch.from_numpy(y_digits[rows]))
             optimizer.zero_grad()
@@ -588,59 +574,34 @@ steps, loss = run.pick(smoke=12, cpu=60), {}
 for name, depth, skip in (("plain", 3, False), ("plain", blocks, False), ("skip", blocks, True)):
     loss[name, depth] = training_losses(depth, skip, run.seeds(5), steps)
     print(f"{depth:2} {name:5} blocks: training loss {loss[name, depth].mean():.2f}, chance 2.30")
-text = "With BatchNorm in both, 20 plain blocks train worse than 3, by more than 0.3 in training loss"
+text = "With BatchNorm in both, the training loss of 20 plain blocks is over 0.3 above that of 3"
 claim_margin("03.degradation", text, loss["plain", blocks], loss["plain", 3], above=0.3)
-text = "With skips, the same 20 blocks train better than plain ones, by more than 0.3"
+text = "With skips, the training loss of the same 20 blocks is over 0.3 below that of plain ones"
 claim_margin("03.skip_trains", text, loss["plain", blocks], loss["skip", blocks], above=0.3)
 
 # %% [markdown]
 # One rate, one small task and sixty steps: it shows the effect, not its size elsewhere.
 #
-# **BatchNorm** in evaluation mode is a fixed scale and shift of each channel,
-#
-# $$y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta, \tag{4}$$
-#
-# so it folds into the convolution before it: with $a = \gamma / \sqrt{\sigma^2 + \epsilon}$, the
-# kernel becomes $a\,W$ and the bias $\beta - a\,\mu$. After training it costs nothing.
-
-# %% tags=["tensorflow"]
-X = backbone.preprocess(crops(flower, 4, run.seed))
-stem, norm = M.get_layer("stem_conv"), M.get_layer("stem_norm")
-gamma, beta, mu, variance = norm.get_weights()
-a = gamma / np.sqrt(variance + norm.epsilon)
-folded = ops.conv(X, stem.kernel * a, strides=2, padding="same").numpy() + beta - a * mu
-assert np.abs(folded - norm(stem(X)).numpy()).max() < 1e-4
-
-# %% tags=["pytorch"]
-X = backbone.preprocess(crops(flower, 4, run.seed))
-conv, norm = M.stem.conv, M.stem.norm
-with torch.inference_mode():
-    a = norm.weight / (norm.running_var + norm.eps).sqrt()
-    same = nn.functional.pad(X, (0, 1, 0, 1))
-    folded = nn.functional.conv2d(same, conv.weight * a[:, None, None, None], stride=2)
-    folded += (norm.bias - a * norm.running_mean)[:, None, None]
-    assert (folded - norm(conv(X))).abs().max() < 1e-4
-
-# %% [markdown]
 # **Dropout** sets a feature to zero with chance $p$ and divides the others by $1 - p$: the expected
 # value stays, and evaluation needs no change. **Weight decay** pulls every weight towards zero,
 #
-# $$W \leftarrow W - \alpha\,(\nabla L + \lambda W). \tag{5}$$
+# $$W \leftarrow W - \alpha\,(\nabla L + \lambda W). \tag{4}$$
 #
 # Both are said to prevent overfitting. Here is a head on frozen features with 128 labels, ten times
-# fewer than features. **Guess first:** what do they gain on held-out blocks?
+# fewer than features. (The gradient of its loss is derived and checked in notebook 01.) **Guess
+# first:** what do they gain on held-out blocks?
 
 # %%
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 threadpool_limits(1, user_api="blas")  # for matrices this small, one thread is the fastest
 pictograms, cells = datasets.pictograms("color"), datasets.solar_cells()
 cells = cells.subset(np.arange(0, len(cells), 3))
 if run.profile == "smoke":
-    pictograms, cells = (d.subset(np.arange(0, len(d), 6)) for d in (pictograms, cells))
-F = {"pictograms": features.extract(backbone, pictograms.images)["head"]}
-F["solar cells"] = features.extract(backbone, cells.images)["head"]
+    pictograms, cells = (d.subset(np.arange(0, len(d), 9)) for d in (pictograms, cells))
+F_near = features.extract(backbone, pictograms.images)["head"]
 
 
 def trained_head(F, labels, decay, p, seed, rate=0.1):
@@ -650,7 +611,7 @@ def trained_head(F, labels, decay, p, seed, rate=0.1):
         z = X @ W
         q = np.exp(z - z.max(axis=1, keepdims=True))
         gradient = X.T @ (q / q.sum(axis=1, keepdims=True) - target) / len(labels)
-        W = W - rate * (gradient + decay * W)  # equation (5)
+        W = W - rate * (gradient + decay * W)  # equation (4)
     return W
 
 
@@ -662,9 +623,10 @@ for name, (decay, p) in settings.items():
     for seed in run.seeds(8):
         pool, test = pictograms.split("block", 0.4, seed)
         rows = np.random.default_rng(seed).permutation(pool)[:128]
-        Z = (F["pictograms"] - F["pictograms"][rows].mean(0)) / (F["pictograms"][rows].std(0) + 1e-6)
+        Z = StandardScaler().fit(F_near[rows]).transform(F_near)
         W = trained_head(Z[rows], y[rows], decay, p, seed)
-        scores = [balanced_accuracy_score(y[part], (Z[part] @ W).argmax(1)) for part in (rows, test)]
+        answer = (Z @ W).argmax(axis=1)
+        scores = [balanced_accuracy_score(y[part], answer[part]) for part in (rows, test)]
         by_setting[name].append((np.linalg.norm(W), *scores))
     by_setting[name] = np.array(by_setting[name])
     print("{:14} {:11.2f} {:10.2f} {:17.3f}".format(name, *by_setting[name].mean(axis=0)))
@@ -674,9 +636,8 @@ for name, key in (("decay 0.1", "decay"), ("dropout 0.5", "dropout")):
     claim_margin(f"03.{key}", text, *pair, above=-0.03, below=0.03)
 
 # %% [markdown]
-# Both do what they say (shorter weights, noisier steps) and the training set is still learned by
-# heart. A linear head on good features does not overfit in the way that these are meant for. They
-# earn their place where a whole network trains on much data.
+# Decay makes the weights shorter, and the training set is still learned by heart. (One head and
+# one strength each; in a whole network that trains on much data things may differ.)
 #
 # ## Where weights and data come from
 #
@@ -689,17 +650,17 @@ for name, key in (("decay 0.1", "decay"), ("dropout 0.5", "dropout")):
 #
 # | data | what it is |
 # |---|---|
-# | ImageNet-1k | 1.28 million training pictures, 1,000 classes; research terms, not yours to pass on |
-# | COCO | over 200,000 labelled **pictures** (not objects) with 1.5 million objects, 80 categories |
+# | ImageNet-1k | 1.28 million training pictures, 1,000 classes; research terms |
+# | COCO | over 200,000 labelled **pictures** (not objects), 1.5 million objects, 80 kinds |
 # | CIFAR-10, MNIST | 60,000 at 32 × 32, 70,000 at 28 × 28: benchmarks, weak as a source |
 # | Open Images, VOC, MIRFLICKR-25K | 9 million; 20 classes; 25,000 with tags |
 # | IMDb, SQuAD, WikiText | film reviews, questions on articles, running text |
 #
-# Outside pictures: BERT learned from Wikipedia and books, but GPT, T5 and RoBERTa from much web
-# text as well; DeepSpeech was trained with transcripts, Wav2Vec mostly without; CLIP links text and
-# picture, DALL-E makes pictures. What you ask of any of them: **which file, from whom, under which
-# licence, trained on what, tested on what?** The last four belong on a model card. The first is a
-# hash: the course pins one for each file.
+# Outside pictures: BERT learned from Wikipedia and books, but GPT-2, T5 and RoBERTa mostly or only
+# from web text; DeepSpeech was trained with transcripts, Wav2Vec mostly without; CLIP links text
+# and picture, DALL-E makes pictures. What you ask of any of them: **which file, from whom, under
+# which licence, trained on what, tested on what?** The last four belong on a model card. The first
+# is a hash, and the course pins one for each file.
 
 # %%
 import hashlib
@@ -725,7 +686,7 @@ assert hashlib.sha256(flipped).hexdigest() != content_hash
 # %%
 with path.open("rb") as file:  # a file of this age holds four pickles, then the numbers
     program = [step for _ in range(4) for step in pickletools.genops(file)]
-print({argument for code, argument, _ in program if code.name == "GLOBAL"})
+print(*sorted({argument for code, argument, _ in program if code.name == "GLOBAL"}), sep="\n")
 
 # %% [markdown]
 # Tensors and an ordered dictionary: harmless. Now a file that is not. **Guess first:** when does
@@ -823,8 +784,8 @@ assert np.abs(convolution((0, 1)) - in_framework).max() < 1e-4
 
 # %% [markdown]
 # PyTorch's own `padding=1` is the last one: legal, no error, every window one pixel off. **Guess
-# first:** what does that do to the answers, when all strided layers have it? (The `1, 1` and
-# `0, 1` windows are the same ones after the picture has moved by one pixel.)
+# first:** what does that do to the answers, when all strided layers have it?
+
 
 # %% tags=["tensorflow"]
 def symmetric(layer):
@@ -850,7 +811,7 @@ for part in shifted.modules():
 
 # %% tags=["tensorflow"]
 def answers(model, images, scaling=backbone.scaling):
-    z = model(scaling(images), training=False)
+    z = model.predict(scaling(images), batch_size=64, verbose=0)
     return ops.softmax(z).numpy()
 
 
@@ -861,11 +822,15 @@ def answers(model, images, scaling=backbone.scaling):
         return model(x).softmax(dim=1).numpy()
 
 
+# %% [markdown]
+# The test of a whole conversion is one picture with a recorded answer, the same for both
+# frameworks.
+
 # %%
-recorded = 0.5
+recorded = 0.146622
 whole_flower = resize(flower[None], 224)
 p = answers(M, whole_flower)[0]
-print(f"class {p.argmax()} (985 is daisy), probability {p.max():.6f}, recorded {recorded}")
+print(f"class {p.argmax()} (985, daisy), probability {p.max():.6f}, recorded {recorded}")
 assert p.argmax() == 985 and abs(p.max() - recorded) < 1e-4
 agree = []
 for seed in run.seeds(5):
@@ -874,7 +839,7 @@ for seed in run.seeds(5):
 print(f"symmetric padding keeps the winning class for {np.mean(agree):.0%} of the drawings")
 
 # %%
-text = "Symmetric padding at stride 2 changes the winning class of more than a tenth of the drawings"
+text = "Symmetric padding at stride 2 changes the winning class of over a tenth of the drawings"
 claim_margin("03.padding", text, 1 - np.array(agree), above=0.1)
 
 # %% [markdown]
@@ -882,11 +847,10 @@ claim_margin("03.padding", text, 1 - np.array(agree), above=0.1)
 #
 # "Resize the inputs to the original size and normalise them": tutorials say it and seldom say what
 # happens otherwise. Nothing tells you: each error below runs. (The size is a must only for networks
-# that flatten, such as VGG16; this one pools and takes any.) Four judges:
+# that flatten, such as VGG16; this one pools, so its weights fit any.) Three judges:
 #
-# - **own answer**: the share of crops of one photograph of a daisy that the network calls *daisy*;
-# - **own answer, drawings**: 86 pictograms of things that ImageNet has a class for: is it in the
-#   top five?
+# - **own answer**: eight crops of a photograph. It shows a dahlia, for which ImageNet-1k has no
+#   class; the network says *daisy*, the nearest of its few flowers. How many does it call that?
 # - **retrained**: a new head, trained *and* tested with the error;
 # - **deployed**: a head trained the right way, tested with the error. That happens when the app
 #   does not share its preprocessing with the training script.
@@ -917,32 +881,12 @@ errors = {
     "BGR": (replace(backbone, scaling=replace(backbone.scaling, bgr=True)), as_is),
     "112 pixels": (backbone, shrunk),
 }
-
-# %%
-NAMED = """hourglass 604, soccer ball 805, baseball 429, fountain 562, volcano 980, mushroom 947,
-lemon 951, banana 954, pineapple 953, strawberry 949, slice of pizza 963, broccoli 937, pretzel 932,
-bagel 931, bell pepper 945, teapot 849, ice cream 928, hot dog 934, jack-o-lantern 607, balloon 417,
-violin 889, microphone 650, banjo 420, accordion 401, screwdriver 784, broom 462, bucket 463,
-parachute 701, stethoscope 823, syringe 845, candle 470, dark sunglasses 837, printer 742,
-desktop computer 527, european castle 483, church 497, tiger 292, leopard 288, zebra face 340,
-hippopotamus 344, panda face 388, koala 105, snail 113, ant 310, scorpion 71, peacock 84,
-flamingo 130, lion face 291, gorilla 366, orangutan 365, bison 347, beaver 337, badger 362,
-skunk 361, otter 360, dromedary camel 354, ambulance 407, fire engine 555, tractor 866,
-steam locomotive 820, trolleybus 874, minibus 654, speedboat 814, canoe 472, school satchel 414,
-abacus 398, teddy bear 850, safety pin 772, bathtub 435, lipstick 629, burrito 965, lobster 122,
-hamster face 333, hammer 587, guitar 402, racing car 751, basketball and hoop 430, volleyball 890,
-rugby football 768, cucumber 943, stopwatch 826, jigsaw puzzle piece 611, petri dish 712,
-joystick 613, envelope 549, umbrella with rain drops 879"""
-objects = datasets.pictograms("color", labelled=False)
-pairs = [item.rsplit(maxsplit=1) for item in NAMED.replace("\n", " ").split(",")]
-position = {name: i for i, name in enumerate(objects.meta["unicode_name"])}
-named = objects.images[[position[name.strip()] for name, _ in pairs]]
-old_class = np.array([int(number) for _, number in pairs])
+if run.profile == "smoke":
+    errors = {name: errors[name] for name in ("right", "0 to 255", "BGR")}
 
 # %%
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 
 def held_out(data, train_on, test_on, seed):
@@ -958,37 +902,34 @@ def held_out(data, train_on, test_on, seed):
 # %%
 seeds, judged, in_error = run.seeds(5), {}, {}
 for data in (pictograms, cells):
-    F_error = [features.extract(net, change(data.images))["head"] for net, change in errors.values()]
+    F_error = [features.extract(n, change(data.images))["head"] for n, change in errors.values()]
     in_error[data.name] = F_error
     for seed in seeds:
         deployed = held_out(data, F_error[0], F_error, seed)
         judged.setdefault((data.name, "deployed"), []).append(deployed)
-        again = [held_out(data, F_i, [F_i], seed)[0] for F_i in F_error]
+        again = [held_out(data, F_i, [F_i], seed)[0] for F_i in F_error[1:]]
+        again = [deployed[0], *again]  # without an error both are the same
         judged.setdefault((data.name, "retrained"), []).append(again)
 for seed in seeds:
-    daisies, own = crops(flower, 12, seed), []
+    pieces, own = crops(flower, 8, seed), []
     for net, change in errors.values():
-        own.append((answers(M, change(daisies), net.scaling).argmax(axis=1) == 985).mean())
+        own.append((answers(M, change(pieces), net.scaling).argmax(axis=1) == 985).mean())
     judged.setdefault("daisy", []).append(own)
 
 # %%
 judged = {judge: dict(zip(errors, np.array(s).T, strict=True)) for judge, s in judged.items()}
 near, far = pictograms.name, cells.name
-p_named = {name: answers(M, change(named), net.scaling) for name, (net, change) in errors.items()}
-top5 = {
-    name: (np.argsort(-p, axis=1)[:, :5] == old_class[:, None]).any(axis=1).mean()
-    for name, p in p_named.items()
-}
-print("                own answers        pictograms            solar cells")
-print("               daisy  drawings  retrained deployed   retrained deployed")
+print("               own answer     pictograms            solar cells")
+print("                    daisy  retrained deployed   retrained deployed")
 for name in errors:
-    cols = [judged[judge][name].mean() for judge in judged if judge != "daisy"]
-    near_d, near_r, far_d, far_r = cols
-    print(f"{name:14} {judged['daisy'][name].mean():5.2f} {top5[name]:9.2f} {near_r:10.2f}"
-          f" {near_d:8.2f} {far_r:11.2f} {far_d:8.2f}")
+    near_d, near_r, far_d, far_r = (
+        judged[judge][name].mean() for judge in judged if judge != "daisy"
+    )
+    print(f"{name:20} {judged['daisy'][name].mean():4.2f} {near_r:9.2f}", end=" ")
+    print(f"{near_d:8.2f} {far_r:11.2f} {far_d:8.2f}")
 
 # %%
-text = "Fed 0 to 255, the network calls more than half of its daisies something else"
+text = "Fed 0 to 255, the network no longer says daisy to more than half of the crops"
 daisy = judged["daisy"]
 claim_margin("03.own_answer", text, daisy["right"], daisy["0 to 255"], above=0.5)
 retrained, deployed = judged[near, "retrained"], judged[near, "deployed"]
@@ -996,8 +937,9 @@ text = "A head trained and tested on 0 to 255 loses less than 0.1 on pictograms"
 claim_margin("03.retrained", text, retrained["right"], retrained["0 to 255"], below=0.1)
 text = "A head trained the right way and deployed on 0 to 255 loses more than 0.15"
 claim_margin("03.deployed", text, deployed["right"], deployed["0 to 255"], above=0.15)
-text = "On solar cells, the deployed head is then within 0.08 of chance"
-claim_margin("03.deployed_far", text, judged[far, "deployed"]["0 to 255"], 0.5, above=-0.08, below=0.08)
+text = "On solar cells, a head deployed on 0 to 255 loses more than 0.1"
+far_deployed = judged[far, "deployed"]
+claim_margin("03.deployed_far", text, far_deployed["right"], far_deployed["0 to 255"], above=0.1)
 text = "Swapped channels (BGR) cost a deployed head on pictograms less than 0.08"
 claim_margin("03.bgr", text, deployed["right"], deployed["BGR"], below=0.08)
 swapped = in_error[far][list(errors).index("BGR")]
@@ -1005,57 +947,77 @@ assert np.array_equal(swapped, in_error[far][0])  # grey pictures: BGR is RGB
 
 # %% [markdown]
 # "Preprocessing hardly matters" and "preprocessing is everything" are both true, of different
-# judges. A head that is trained with the error adapts to it, so training looks normal and you never
-# find out. The same error in the app alone ruins the same head. Hence: **ship the preprocessing
-# inside the model** or load it from the same place, and test it with one picture whose answer you
-# know. (That the own head knows few drawings, and a new head many, is why you transfer features and
-# not answers.) Move the slider: the network's own view of one photograph.
+# judges. A head that is trained with the error adapts to most of it, so training looks normal and
+# you never find out. The same error in the app alone can ruin a head that was trained well. Hence:
+# **ship the preprocessing inside the model** or load it from the same place, and test it with one
+# picture whose answer you know. Move the slider: one photograph as the network gets it (what lies
+# out of range is cut off).
 
 # %%
-CLASSES = {985: "daisy", 109: "brain coral", 111: "nematode", 644: "matchstick"}
+words_of = """985 daisy, 109 brain coral, 111 nematode, 644 matchstick, 599 honeycomb,
+949 strawberry, 417 balloon, 309 bee, 738 pot, 957 pomegranate, 994 gyromitra, 988 acorn, 952 fig,
+989 hip, 530 digital clock"""
+words_of = dict(item.split(maxsplit=1) for item in words_of.split(","))
 frames = {}
 for name, (net, change) in errors.items():
-    seen, p = change(whole_flower), answers(M, change(whole_flower), net.scaling)[0]
-    shown = net.scaling(seen)[0]
+    p = answers(M, change(whole_flower), net.scaling)[0]
+    shown = net.scaling(change(whole_flower))[0]
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.6), width_ratios=(1, 1.3))
     left.imshow(np.clip((shown + 1) / 2, 0, 1))
     left.axis("off")
     best = np.argsort(-p)[:3][::-1]
-    words = [CLASSES.get(c, f"class {c}") for c in best]
-    right.barh(words, p[best], color=[figures.COLORS[c != 985] for c in best])
-    right.set(xlim=(0, 1), xlabel="probability")
-    right.set_title(f"{name}: {words[-1]} wins, deployed head {deployed[name].mean():.2f}", fontsize=9)
-    fig.tight_layout()
+    words = [words_of.get(str(c), f"class {c}") for c in best]
+    right.barh(words, p[best], color=[figures.COLORS[int(c != 985)] for c in best])
+    right.set(xlim=(0, 0.3), xlabel="probability")
+    says = f"{name}: the network says {words[-1]}"
+    title = f"{says}; a deployed head scores {deployed[name].mean():.2f}"
+    fig.suptitle(title, x=0.01, ha="left", fontsize=10)
     frames[name] = fig
-alt = "The photograph of a daisy as the network receives it, and its three likeliest classes."
+alt = "The photograph of a flower as the network receives it, and its three likeliest classes."
 figures.slider(frames, "preprocessing", alt, start="0 to 255")
 
 # %% [markdown]
 # ## Top-1 and features: Lite0, Lite1, Lite2
 #
-# The three come with real weights. Published top-1 (release notes of EfficientNet-Lite, tensorflow
-# /tpu): 75.1, 76.7 and 77.6 %. Their input grows from 224 to 240 to 260 pixels. **Guess first:** on
-# pictograms and on solar cells, how much of the 2.5 points does a probe see?
+# The three come with real weights. Published top-1 (README of EfficientNet-Lite, tensorflow/tpu on
+# GitHub): 75.1, 76.7 and 77.6 %. Their input grows from 224 to 240 to 260 pixels. **Guess first:**
+# on pictograms and on solar cells, how much of the 2.5 points does a probe see?
 
 # %%
-top1, family, probed = (75.1, 76.7, 77.6), {}, {}
-for i in range(3):
+top1, probed = run.pick(smoke=(75.1, 76.7), cpu=(75.1, 76.7, 77.6)), {}
+for i in range(len(top1)):
     net = backbones.load(f"efficientnet-lite{i}")
     for data in (pictograms, cells):
         F_i = features.extract(net, data.images)["head"]
         probed[data.name, i] = np.array([held_out(data, F_i, [F_i], seed)[0] for seed in seeds])
-gain = {name: probed[name, 2] - probed[name, 0] for name in (near, far)}
+gain = {name: probed[name, i] - probed[name, 0] for name in (near, far)}
+for name in gain:
+    mean, (low, high) = mean_interval(gain[name])
+    print(f"{name}: Lite2 over Lite0 {mean:+.3f}, interval {low:+.3f} to {high:+.3f}")
+
+text = "On pictograms, Lite2's features are worth less than 0.05 more than Lite0's to a probe"
+claim_margin("03.lite_near", text, gain[near], below=0.05)
+text = "On solar cells, Lite2's features are worth less than 0.05 more than Lite0's"
+claim_margin("03.lite_far", text, gain[far], below=0.05)
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3.4))
 for i, name in enumerate((near, far)):
-    figures.lines(ax, top1, np.array([probed[name, j] for j in range(3)]), name, i)
+    figures.lines(ax, top1, np.array([probed[name, j] for j in range(len(top1))]), name, i)
 ax.set(xlabel="published ImageNet top-1 (%)", ylabel="balanced accuracy, blocks held out")
-ax.set_title(f"Lite0 to Lite2: {gain[near].mean():+.3f} on pictograms, {gain[far].mean():+.3f} on cells")
+ax.set_title(
+    f"Lite0 to Lite2: {gain[near].mean():+.3f} on pictograms, {gain[far].mean():+.3f} on cells"
+)
 ax.legend()
 alt = """Probe accuracy on pictograms and on solar cells against the published top-1 of three
 networks, with intervals over five deals of the blocks."""
 figures.show(fig, alt)
+
+# %% [markdown]
+# A ranking on ImageNet chooses between families; between neighbours of one family, on your data,
+# the way the blocks are dealt can move a probe more than the choice. The intervals speak of that
+# dealing. Probe both (notebook 04 compares layers in the same way, where more is to be won), and
+# pay for the larger one only if you see the difference.
 
 # %% [markdown]
 # ## What was seen
@@ -1064,8 +1026,9 @@ figures.show(fig, alt)
 summary()
 
 # %% [markdown]
-# **Try it.** Feed the daisy at 160 × 160 pixels. Fold BatchNorm into every layer and time the
-# network. Turn one kernel's height and width around (`transpose(3, 2, 1, 0)`): the shape is legal.
+# **Try it.** Feed the flower at 160 × 160 pixels. In evaluation mode BatchNorm is a scale and a
+# shift of each channel: fold the first one into its convolution and compare. Turn every kernel's
+# height and width around before you load it: the shapes are legal.
 #
 # **Next.** Exercise set ex03 (in preparation) asks you to find preprocessing errors. Then 04,
 # feature extraction: which layer, which head, which network for your data.
@@ -1073,5 +1036,5 @@ summary()
 # **Sources.** Simonyan and Zisserman 2014 (VGG); Szegedy et al. 2014, 2015 (Inception); He et al.
 # 2016 (ResNet); Ioffe and Szegedy 2015 (BatchNorm); Srivastava et al. 2014 (dropout); Luo et al.
 # 2016 (effective receptive field); Sandler et al. 2018 (MobileNetV2); Tan and Le 2019
-# (EfficientNet); Kornblith et al. 2019 (do better ImageNet models transfer better?). Books: Chollet,
-# Deep Learning with Python; Géron, Hands-On Machine Learning (2022).
+# (EfficientNet); Kornblith et al. 2019 (do better ImageNet models transfer better?). Books:
+# Chollet, Deep Learning with Python; Géron, Hands-On Machine Learning (2022).
