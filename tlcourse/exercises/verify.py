@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib.util
+import io
 import linecache
 import multiprocessing
 import os
@@ -95,7 +97,8 @@ def verify(solved, hidden: Path, framework: str) -> Tally:
     entry for each framework.
     """
     os.environ["TLCOURSE_FRAMEWORK"] = framework
-    hidden, space, total = _module(hidden), _run(solved), Tally()
+    with contextlib.redirect_stdout(io.StringIO()):
+        hidden, space, total = _module(hidden), _run(solved), Tally()
     for task_id, text in source.answers(solved).items():
         task = find(task_id)
         made = _Measured(task, space[task.function], framework)
