@@ -363,7 +363,7 @@ def seen(gradient):
     return np.ptp(np.flatnonzero(sums[0])) + 1, *start, 2 * away[order][half] + 1, *median
 
 
-cuts = ("block1", "block3", "block5", "block8", "block11", "block15")
+cuts = ("block3", "block5", "block8", "block11")
 places = backbone.preprocess(np.concatenate([crops(china, 1, seed) for seed in run.seeds(5)]))
 gradients = {cut: pixel_gradient(cut, places, run.seed) for cut in cuts}
 fields = {cut: np.array([seen(g) for g in gradients[cut]]) for cut in cuts}
@@ -570,7 +570,7 @@ def training_losses(blocks, skip, seeds, steps):
 
 
 # %%
-steps, loss = run.pick(smoke=12, cpu=60), {}
+steps, loss = run.pick(smoke=3, cpu=60), {}
 for name, depth, skip in (("plain", 3, False), ("plain", blocks, False), ("skip", blocks, True)):
     loss[name, depth] = training_losses(depth, skip, run.seeds(5), steps)
     print(f"{depth:2} {name:5} blocks: training loss {loss[name, depth].mean():.2f}, chance 2.30")

@@ -569,7 +569,7 @@ claim_margin("06.but_shuffled", text, scores["but", "shuffled"][L], at["but"][L]
 # selectivity. The task: does *the*, *a* or *an* stand just before this token?
 
 # %%
-some = np.random.default_rng(run.seed).permutation(len(texts))[: run.pick(smoke=60, cpu=800)]
+some = np.random.default_rng(run.seed).permutation(len(texts))[: run.pick(smoke=20, cpu=800)]
 tokens = encoder.tokenize([texts[i] for i in some], 64)
 inside, pooled = [], {"[CLS]": [], "mean": [], "mean, no mask": [], "maximum": []}
 for first in range(0, len(some), 40):
@@ -923,8 +923,9 @@ claim_margin("06.earlier", text, results[middle, "clean"][-1], results[last, "cl
 # %% tags=["pytorch"]
 from transformers import BertConfig, BertModel
 
-depth = run.pick(smoke=2, cpu=12)
-large = BertModel(BertConfig(num_hidden_layers=depth)).eval()  # else BERT-base's sizes by default
+depth, width = run.pick(smoke=(2, 96), cpu=(12, 768))  # BERT-base's, and so are all other sizes
+config = BertConfig(num_hidden_layers=depth, hidden_size=width, intermediate_size=4 * width)
+large = BertModel(config).eval()
 large.to(encoder.model.device)
 
 
@@ -937,8 +938,8 @@ def forward(model, batch):
 # %% tags=["tensorflow"]
 import keras_hub
 
-depth = run.pick(smoke=2, cpu=12)
-shape = {"num_layers": depth, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
+depth, width = run.pick(smoke=(2, 96), cpu=(12, 768))  # BERT-base's
+shape = {"num_layers": depth, "num_heads": 12, "hidden_dim": width, "intermediate_dim": 4 * width}
 large = keras_hub.models.BertBackbone(vocabulary_size=V, **shape)
 
 

@@ -50,7 +50,7 @@ from tlcourse.evidence import accuracy_interval, claim, claim_margin, mean_inter
 
 cells = datasets.solar_cells()
 if run.profile == "smoke":
-    cells = cells.subset(np.arange(0, len(cells), 6))
+    cells = cells.subset(np.arange(0, len(cells), 8))
 probability = cells.meta["probability"].astype(float)
 mono = cells.meta["cell_type"] == "mono"
 for name, chosen in (("mono", mono), ("poly", ~mono)):
@@ -458,7 +458,7 @@ print(f"saved against flagging every cell: {saved:.0%} (95 % interval {low:.0%} 
 case = cases[0]
 head_w, head_b = case.head.coef_[0].astype(np.float32), float(case.head.intercept_[0])
 defects = case.test[(y[case.test] == 1) & (case.z[case.test] > 0)]
-looked = np.random.default_rng(run.seed).permutation(defects)[: run.pick(smoke=6, cpu=64)]
+looked = np.random.default_rng(run.seed).permutation(defects)[: run.pick(smoke=4, cpu=64)]
 pictures = cells.images[np.sort(looked)]
 
 
@@ -700,7 +700,7 @@ class Examples(quantization.CalibrationDataReader):
 
 
 logging.getLogger().setLevel(logging.ERROR)
-some = np.random.default_rng(run.seed).permutation(case.train)[:64]
+some = np.random.default_rng(run.seed).permutation(case.train)[: run.pick(smoke=8, cpu=64)]
 examples = batches(full, np.asarray(backbone.preprocess(cells.images[some])))
 quantization.shape_inference.quant_pre_process(folder / "full.onnx", folder / "ready.onnx")
 types = {"activation_type": quantization.QuantType.QUInt8, "per_channel": True}
