@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from record import RESULTS, options, recorded, run_pieces
+from record import RESULTS, as_piece, options, pieces_left, run_pieces
 
 MAX_TOKENS = 64
 RATES = {"fine-tuned": 1e-4, "from scratch": 5e-4, "LoRA": 1e-3}
@@ -215,11 +215,8 @@ def main() -> None:
     given = parser.parse_args()
 
     path = RESULTS / f"bert_labels_{given.framework}.json"
-    names = Piece.__dataclass_fields__
-    done = {Piece(**{name: run[name] for name in names}) for run in recorded(path)}
-    left = [piece for piece in plan() if piece not in done]
-    if given.list or not left:
-        print(*left, f"{len(left)} pieces left", sep="\n")
+    left = pieces_left(path, plan(), as_piece(Piece), given.list)
+    if not left:
         return
 
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import options, recorded, run_pieces
+from record import as_piece, options, pieces_left, run_pieces
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -317,11 +317,8 @@ def measure(piece: Piece) -> dict:
 
 def main() -> None:
     given = options(__doc__).parse_args()
-    names = Piece.__dataclass_fields__
-    done = {Piece(**{name: run[name] for name in names}) for run in recorded(RESULT)}
-    left = [piece for piece in plan() if piece not in done]
-    if given.list or not left:
-        print(*left, f"{len(left)} pieces left", sep="\n")
+    left = pieces_left(RESULT, plan(), as_piece(Piece), given.list)
+    if not left:
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
     header = {"command": "python benchmarks/fine_tuning.py"}

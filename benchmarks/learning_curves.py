@@ -13,10 +13,11 @@ start it again. `--list` shows what is left.
 
 import time
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from record import options, recorded, run_pieces
+from record import options, pieces_left, run_pieces
 
 PATH = Path(__file__).with_name("results") / "learning_curves.json"
 ALL = 1_000_000  # more than there are: every label
@@ -114,10 +115,8 @@ def measure(piece, data, pictures) -> dict:
 
 def main() -> None:
     given = options(__doc__).parse_args()
-    done = {(run["data"], run["labels"], run["seed"]) for run in recorded(PATH)}
-    left = [piece for piece in plan() if piece not in done]
-    if given.list or not left:
-        print(*left, f"{len(left)} pieces left", sep="\n")
+    left = pieces_left(PATH, plan(), itemgetter("data", "labels", "seed"), given.list)
+    if not left:
         return
     header = {"command": "python benchmarks/learning_curves.py"}
     run_pieces(PATH, left, lambda piece: measure(piece, *load(piece[0])), given.seconds, header)

@@ -58,6 +58,24 @@ def recorded(path: Path) -> list[dict]:
     return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
+def as_piece(kind):
+    """Return the function that reads a piece, a dataclass, back from its recorded run."""
+    return lambda run: kind(**{name: run[name] for name in kind.__dataclass_fields__})
+
+
+def pieces_left(path: Path, plan: list, piece_of, listing: bool) -> list:
+    """Return the pieces of the plan that are not recorded; where only a listing is asked for, none.
+
+    `piece_of` reads a piece from its recorded run. What is left is printed when it is not returned.
+    """
+    done = {piece_of(run) for run in recorded(path)}
+    left = [piece for piece in plan if piece not in done]
+    if left and not listing:
+        return left
+    print(*left, f"{len(left)} pieces left", sep="\n")
+    return []
+
+
 def run_pieces(path: Path, left: list, measure, seconds: float, header: dict) -> None:
     """Measure one piece after the other; each result, which has "seconds", is kept at once."""
     began, header = time.perf_counter(), circumstances() | header

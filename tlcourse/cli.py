@@ -235,7 +235,7 @@ def verify_exercises(
     from .exercises import verify
 
     root = notebooks.project_root()
-    sets = [s for s in notebooks.find(names, root) if notebooks.exercise_path(s, "pytorch")]
+    sets = [s for s in notebooks.find(names, root) if notebooks.is_exercise(s)]
     hidden = root / "solutions" / "hidden"
     total = verify.verify_all(
         [

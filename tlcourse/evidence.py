@@ -89,9 +89,8 @@ def summary() -> None:
     show_bundle(table, plain)
     if _profile() != "smoke":
         notebook = next(iter(_claims)).partition(".")[0]
-        held = sum(made.holds is True for made in _claims.values())
         framework = os.environ.get("TLCOURSE_FRAMEWORK")
-        progress.record("lesson", notebook, held, len(_claims), framework=framework)
+        progress.record("lesson", notebook, _held(), len(_claims), framework=framework)
 
 
 def mean_interval(samples, level: float = 0.95) -> tuple[float, tuple[float, float]]:
@@ -241,11 +240,14 @@ def _level(level: float) -> float:
     return level
 
 
+def _held() -> int:
+    return sum(made.holds is True for made in _claims.values())
+
+
 def _tally() -> str:
-    held = sum(made.holds is True for made in _claims.values())
     untested = sum(made.holds is None for made in _claims.values())
     note = f" ({untested} untested in the smoke profile)" if untested else ""
-    return f"{held} of {len(_claims)} claims hold{note}"
+    return f"{_held()} of {len(_claims)} claims hold{note}"
 
 
 def _claim_plain(made: Claim) -> str:

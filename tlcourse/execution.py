@@ -267,14 +267,14 @@ def rebuild(source: Path, framework: str, root: Path, report=None) -> Result:
     report.begin(source.stem, framework)
     try:
         view = notebooks.build(source, framework)
+        learners = notebooks.cut(view) if notebooks.is_exercise(source) else None
         execute(view, source.parent, result, report.cell_done)
         if result.status == "ok":
             notebooks.clean(view)
             notebooks.refuse_unfit(view, root)
-            exercise = notebooks.exercise_path(source, framework)
-            if exercise:
-                learners = notebooks.cut(notebooks.build(source, framework))
-                write_whole(exercise, notebooks.as_text(learners))
+            if learners:
+                path = notebooks.exercise_path(source, framework)
+                write_whole(path, notebooks.as_text(learners))
             write_whole(notebooks.view_path(source, framework), notebooks.as_text(view))
     except ValueError as error:
         result.status, result.error = "failed", str(error)

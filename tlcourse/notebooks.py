@@ -84,10 +84,13 @@ def view_path(source: Path, framework: str) -> Path:
     return source.parent.parent / framework / f"{source.stem}.ipynb"
 
 
-def exercise_path(source: Path, framework: str) -> Path | None:
-    """Return where the learner's notebook of an exercise set belongs, None for a lesson."""
-    if not source.stem.startswith("ex"):
-        return None
+def is_exercise(source: Path) -> bool:
+    """Whether a source is that of an exercise set; all others are lessons."""
+    return source.stem.startswith("ex")
+
+
+def exercise_path(source: Path, framework: str) -> Path:
+    """Return where the learner's notebook of an exercise set belongs."""
     return source.parents[2] / "exercises" / framework / f"{source.stem}.ipynb"
 
 
@@ -105,7 +108,7 @@ def build(source: Path, framework: str):
     others = set(FRAMEWORKS) - {framework}
     cells = [cell for cell in script.cells if _belongs(cell, framework, others)]
     _name_cells(cells)
-    if source.stem.startswith("ex"):
+    if is_exercise(source):
         add_marks(cells)
     view = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
@@ -154,9 +157,10 @@ def staleness(source: Path, framework: str) -> str | None:
         return "its source has changed"
     if [_authored(cell) for cell in cells] != [_authored(cell) for cell in wanted.cells]:
         return "it was edited by hand"
-    exercise = exercise_path(source, framework)
-    if exercise and not (exercise.exists() and exercise.read_text("utf-8") == as_text(cut(wanted))):
-        return "the learner's notebook was not cut out of it"
+    if is_exercise(source):
+        learners = exercise_path(source, framework)
+        if not learners.exists() or learners.read_text("utf-8") != as_text(cut(wanted)):
+            return "the learner's notebook was not cut out of it"
     for number, cell in enumerate(_code_with_content(view), start=1):
         if cell.get("execution_count") is None:
             return f"code cell {number} was not executed"

@@ -14,7 +14,7 @@ from tlcourse import notebooks
 from tlcourse.exercises import kit, source, verify
 
 ROOT = Path(__file__).parents[2]
-SETS = [s for s in notebooks.sources(ROOT) if s.stem.startswith("ex")]
+SETS = [s for s in notebooks.sources(ROOT) if notebooks.is_exercise(s)]
 
 
 @pytest.mark.parametrize("framework", notebooks.FRAMEWORKS)
