@@ -158,6 +158,25 @@ def test_a_changed_source_makes_its_view_stale(built):
     assert notebooks.staleness(source, "tensorflow") == "not built yet"
 
 
+def test_new_words_keep_what_the_same_code_has_printed(built):
+    source, path = built
+    before = nbformat.read(path, as_version=4)
+    source.write_text(source.read_text() + "\n# %% [markdown]\n# A word more.\n")
+    assert notebooks.reworded(source, "pytorch") and notebooks.staleness(source, "pytorch") is None
+    after = nbformat.read(path, as_version=4)
+    assert after.cells[-1].source == "A word more."
+    assert [c.get("outputs") for c in after.cells[:-1]] == [c.get("outputs") for c in before.cells]
+
+
+def test_new_code_has_to_be_executed(built):
+    source, path = built
+    before = path.read_text()
+    source.write_text(source.read_text().replace('print("shown")', 'print("other")'))
+    assert not notebooks.reworded(source, "pytorch")
+    assert not notebooks.reworded(source, "tensorflow")  # there is none yet
+    assert path.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [

@@ -184,7 +184,10 @@ def build_notebooks(
         bool, typer.Option("--check", help="Build nothing; exit 1 if a view is stale.")
     ] = False,
 ) -> None:
-    """Build and execute the notebooks that learners open, where their source has changed."""
+    """Build the notebooks that learners open, where their source has changed.
+
+    They are executed, unless only words have changed.
+    """
     from . import execution, notebooks, run_report
 
     root = notebooks.project_root()
@@ -201,6 +204,10 @@ def build_notebooks(
             print("run tlcourse notebooks to build what is stale")
             raise typer.Exit(1)
         return
+    words = [] if force else [job for job in jobs if notebooks.reworded(*job)]
+    for job in words:
+        print(f"{notebooks.view_path(*job).relative_to(root)}: new words, the same code")
+    jobs = [job for job in jobs if job not in words]
     if not jobs:
         print(f"all {len(wanted)} views are current")
         return

@@ -272,10 +272,7 @@ def rebuild(source: Path, framework: str, root: Path, report=None) -> Result:
         if result.status == "ok":
             notebooks.clean(view)
             notebooks.refuse_unfit(view, root)
-            if learners:
-                path = notebooks.exercise_path(source, framework)
-                write_whole(path, notebooks.as_text(learners))
-            write_whole(notebooks.view_path(source, framework), notebooks.as_text(view))
+            notebooks.publish(source, framework, view, learners)
     except ValueError as error:
         result.status, result.error = "failed", str(error)
     finally:

@@ -169,6 +169,41 @@ def staleness(source: Path, framework: str) -> str | None:
     return None
 
 
+def reworded(source: Path, framework: str) -> bool:
+    """Give a view whose code has not changed its new words; return whether that was possible.
+
+    What was executed stays as it was: the outputs come from the code.
+    """
+    import nbformat
+
+    try:
+        text = view_path(source, framework).read_text(encoding="utf-8")
+        old = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
+        executed = [cell for cell in old.cells if cell.cell_type == "code"]
+    except (OSError, ValueError, AttributeError):
+        return False
+    view = build(source, framework)
+    code = [cell for cell in view.cells if cell.cell_type == "code"]
+    if [cell.source for cell in code] != [cell.source for cell in executed]:
+        return False
+    if any(cell.get("execution_count") is None for cell in _code_with_content(old)):
+        return False
+    learners = cut(view) if is_exercise(source) else None
+    for cell, before in zip(code, executed, strict=True):
+        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    if first_error(view):
+        return False
+    publish(source, framework, view, learners)
+    return True
+
+
+def publish(source: Path, framework: str, view, learners) -> None:
+    """Put an executed view in its place, and the learner's notebook of an exercise set."""
+    if learners:
+        write_whole(exercise_path(source, framework), as_text(learners))
+    write_whole(view_path(source, framework), as_text(view))
+
+
 def without_source(root: Path) -> list[Path]:
     """Return views whose source is gone; a learner's own notebooks are named differently."""
     stems = {source.stem for source in sources(root)}

@@ -39,7 +39,7 @@
 #
 # Every notebook opens with the two cells below: what to run, and a call that prepares the
 # framework, the processor and the random numbers. `PROFILE` is `"cpu"` for the lesson as it is
-# written; `"gpu"` takes more data and larger models where there is a graphics card.
+# written; `"gpu"` runs it on a graphics card, where there is one.
 #
 # Run them with <kbd>Shift</kbd> + <kbd>Enter</kbd>.
 
@@ -264,10 +264,10 @@ text = "Trained on shuffled labels the same features are within 0.1 of chance: n
 claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 
 # %% [markdown]
-# That is what people mean when they say that transfer learning needs less data and less time. The
-# boxes are **claims**: the notebook computes them on your machine, with an interval over the seeds,
-# and stops if one is not true. The last one is a control; whoever shows you a high number should
-# show you one.
+# That is what people mean when they say that transfer learning needs less data. The boxes are
+# **claims**: the notebook computes them on your machine, with an interval over the seeds, and stops
+# if one is not true. The last one is a control; whoever shows you a high number should show you
+# one.
 #
 # Four words to keep. The **pretrained model** brings weights from the **source task**. Using its
 # layers frozen, as here, is **feature extraction**. Training some of them further on the **target
@@ -286,7 +286,7 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 #   network worth, and when does it do harm? 45 minutes, 1 to run. Needs this page.
 # - **03 [Pretrained models and data](03_pretrained_models_and_data.ipynb)**: what is inside the
 #   networks that people reuse, and how do you check what you were given? 45 minutes, 1 to run.
-#   Needs this page.
+#   Needs this page and convolution.
 # - **04 [Feature extraction](04_feature_extraction.ipynb)**: what does a network know of pictures
 #   it has never seen, and which of its layers do you ask? 40 minutes, 1.5 to run. Needs this page.
 # - **05 [Fine-tuning](05_fine_tuning.ipynb)**: when is it worth moving the weights, which of them,
@@ -294,7 +294,7 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 # - **06 [BERT: what it knows](06_bert_what_it_knows.ipynb)**: what happens to a sentence inside a
 #   language model, and where in it does knowledge stand? 45 minutes, 1 to run. Needs 01 and 04.
 # - **07 [BERT: fine-tuning](07_bert_fine_tuning.ipynb)**: when does training a language model
-#   further beat leaving it as it is? 45 minutes, 1.5 to run. Needs this page.
+#   further beat leaving it as it is? 45 minutes, 1.5 to run. Needs 06.
 # - **10 [Case study: solar-cell inspection](10_case_study.ipynb)**: from the data sheet to a model
 #   that somebody can run and trust. 45 minutes, 1.5 to run. Needs 04.
 #

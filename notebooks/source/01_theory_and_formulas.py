@@ -72,9 +72,10 @@ for name, d in data.items():
     print(f"{name:9} {len(d):6} sentences, {words:4.1f} words each, {d.labels.mean():.0%} positive")
 
 # %% [markdown]
-# The inputs of all notebooks are features of a pretrained model. Tutorials write $F = M(X)$; what
-# is meant is the model cut before its old head (ours comes without one), in evaluation mode, its
-# token states averaged over the real tokens (mask $m$):
+# The inputs of this notebook are features of a pretrained language model. Tutorials write
+# $F = M(X)$; what is meant is the model cut before its old head (ours comes without one), in
+# evaluation mode. It gives a vector for each token, a word or a piece of one; $F$ is their mean,
+# where the mask $m$ is 1 for real tokens and 0 for padding:
 #
 # $$F = \frac{\sum_j m_j\, H_j}{\sum_j m_j}, \qquad H = M_{1:L-1}(X). \tag{2}$$
 #
@@ -121,9 +122,9 @@ text = "In training mode, dropout moves a sentence's features by over a tenth fr
 claim_margin("01.training_mode", text, moved, above=0.1)
 
 # %% [markdown]
-# It does: dropout is switched off by evaluation mode and by nothing else. From here on the features
-# of every sentence, standardised over all domains together without a
-# look at labels; a column of ones carries the bias. Notebook 04 treats extraction in depth.
+# It does: dropout is switched off by evaluation mode and by nothing else. From here on $X$
+# holds the features of every sentence, standardised over all domains together without a look at
+# labels; a column of ones carries the bias. Notebook 04 treats extraction in depth.
 
 # %%
 layer = encoder.layers[-1]
@@ -316,8 +317,8 @@ for C in (2, 3, 10):
 # %% [markdown]
 # **Guess first:** the order of the scores is the same, so does the bug cost accuracy, or only
 # spoil the number that you watch? Softmax regression on the pixels of handwritten digits, ten
-# classes, writers held out. By the chain rule the doubled gradient is the right one with $p$ in
-# place of $z$, times the inner softmax's own derivative.
+# classes, blocks of about one writer held out. By the chain rule the doubled gradient is the right
+# one with $p$ in place of $z$, times the inner softmax's own derivative.
 
 # %%
 digits = datasets.digits()

@@ -511,15 +511,17 @@ text = "Digits, all labels: cutting at block11 wins back over 0.03 of what the l
 claim_margin("02.cut", text, earlier[-1], last[-1], above=0.03)
 
 # %% [markdown]
-# Real ImageNet weights, and negative transfer: $\Delta$ is below −0.1. What tells a 3 from an 8 is
-# there in the pixels, less of it can be read off `block11` by a line, and least off the last layer.
+# Real ImageNet weights, and negative transfer: with 64 labels $\Delta$ is below −0.1. What tells a
+# 3 from an 8 is there in the pixels; with few labels less of it can be read off `block11` by a
+# line, and least off the last layer. With all labels `block11` has caught up.
 #
 # ### A source with shuffled labels
 #
-# Now break the source on purpose. Half of the writers are the source, the others the target. A
-# small dense network learns the source digits with their true labels, or by heart with shuffled
-# ones; then it gets a new last layer and is fine-tuned on a few target labels. The control starts
-# from the same random weights without any source. **Guess** the sign of both $\Delta$.
+# Now break the source on purpose. Six blocks of the digits (about one writer each) are the source,
+# the other seven the target. A small dense network learns the source with its true labels, or by
+# heart with shuffled ones; then it gets a new last layer and is fine-tuned on a few target labels.
+# The control starts from the same random weights without any source. **Guess** the sign of both
+# $\Delta$.
 
 # %% tags=["pytorch"]
 import copy
@@ -591,8 +593,8 @@ text = "150 target labels: the shuffled source costs less than 0.05"
 claim_margin("02.shuffled_many", text, after["shuffled", 150], after["none", 150], above=-0.05)
 
 # %% [markdown]
-# The pictures are the same, only the labels are broken. The harm is small, for fine-tuning every
-# layer with enough labels can mend a bad start. Nor need shuffled labels hurt at all: in
+# The pictures are the same, only the labels are broken. The harm shrinks as labels come in:
+# fine-tuning every layer can mend a bad start. Nor need shuffled labels hurt at all: in
 # Maennel et al. (2020) random labels even made a good start for the first layers, while the last
 # ones grew too special.
 #

@@ -384,7 +384,7 @@ for ax, cut in zip(axes, ("block3", "block5", "block8", "block11"), strict=True)
     ax.set(title=f"{cut}: formula {r[cut]} px", xlim=(-1, 225), ylim=(225, -1))
     ax.axis("off")
 share = {cut: fields[cut][:, 3] / r[cut] for cut in cuts}
-title = f"At block8 half of the gradient lies within {share['block8'].mean():.0%} of the side"
+title = f"At block8 half the gradient lies within {share['block8'].mean():.0%} of the field's side"
 fig.suptitle(title, x=0.01, ha="left", fontsize=11)
 alt = """Where the gradient of one place of four maps lies in the picture: a bright middle that
 fades towards the solid square. The dotted square with half of it is much smaller."""
@@ -394,16 +394,16 @@ claim_margin("03.receptive", text, share["block8"], below=0.5)
 
 # %% [markdown]
 # The formula is exact and says little: the effective field (Luo et al., 2016) fades from its
-# middle. From `block11` on the formula's square is larger than the picture.
+# middle. At `block11` the formula's square is larger than the picture.
 #
 # ## Skip connections, BatchNorm and gradients
 #
 # A plain block computes $x_{b+1} = \mathrm{relu}(f_b(x_b))$, a residual one
 # $x_{b+1} = \mathrm{relu}(x_b + f_b(x_b))$, with two convolutions in $f_b$. It is often said that
 # ResNet cured vanishing gradients, and that skips keep fine details (that is true of U-Net's, which
-# join maps of different size). **Guess first:** in twenty plain blocks, by which factor does
-# $\lVert \partial L / \partial x_b \rVert$ change from the last block to the first? And with
-# BatchNorm?
+# carry an early, fine map to a late layer). **Guess first:** in twenty plain blocks, by which
+# factor does $\lVert \partial L / \partial x_b \rVert$ change from the last block to the first? And
+# with BatchNorm?
 
 
 # %% tags=["tensorflow"]
@@ -684,7 +684,7 @@ assert hashlib.sha256(flipped).hexdigest() != content_hash
 # and call whatever it names. Read its imports without running it:
 
 # %%
-with path.open("rb") as file:  # a file of this age holds four pickles, then the numbers
+with path.open("rb") as file:  # in a file of this age the fourth pickle lists the tensors
     program = [step for _ in range(4) for step in pickletools.genops(file)]
 print(*sorted({argument for code, argument, _ in program if code.name == "GLOBAL"}), sep="\n")
 
@@ -1030,7 +1030,7 @@ summary()
 # shift of each channel: fold the first one into its convolution and compare. Turn every kernel's
 # height and width around before you load it: the shapes are legal.
 #
-# **Next.** Exercise set ex03 (in preparation) asks you to find preprocessing errors. Then 04,
+# **Next.** Exercise set ex03 (folder `exercises`) asks you to find preprocessing errors. Then 04,
 # feature extraction: which layer, which head, which network for your data.
 #
 # **Sources.** Simonyan and Zisserman 2014 (VGG); Szegedy et al. 2014, 2015 (Inception); He et al.

@@ -779,10 +779,10 @@ text = "decay to zero keeps over 3 points more of the old answers"
 claim_margin("05.decay", text, recorded("agree", method="decay"), recorded("agree"), above=0.03)
 
 # %% [markdown]
-# In accuracy nothing stands out from the spread of eight seeds, and warm-up is not missed, neither
-# with a fitted head nor with a random one. What layer-wise rates and decay do change is what the
-# network still knows. Note that drift and old answers are two things: layer-wise rates keep more
-# answers although the features move no less.
+# In accuracy none of these four stands out from the spread of eight seeds, and warm-up is not
+# missed, neither with a fitted head nor with a random one. What layer-wise rates and decay do
+# change is what the network still knows. Note that drift and old answers are two things:
+# layer-wise rates keep more answers although the features move no less.
 #
 # ## Trap: BatchNorm moves while frozen
 #

@@ -37,9 +37,9 @@ run = runtime.start("pytorch", PROFILE, SEED)
 # %% [markdown]
 # ## The data sheet
 #
-# Current is sent backwards through a solar module, the cells glow in the near infrared, and dark
-# spots and lines show what does not work (electroluminescence). Before any training, write down
-# where the pictures come from, who labelled them, what a label means, and what the licence allows.
+# Current is sent into a solar module instead of drawn from it; the cells glow in the near infrared,
+# and dark spots and lines show what does not work (electroluminescence). Before any training, write
+# down where the pictures come from, who labelled them, what a label means, what the licence allows.
 
 # %%
 import matplotlib.pyplot as plt
@@ -211,7 +211,7 @@ for i, (name, share) in enumerate(published.items()):
 ax.set_yticks(range(len(ways)), list(ways)[::-1])
 lost = 100 * (recorded("all").mean() - recorded("all", "block").mean())
 ax.set(xlabel="weighted accuracy, %", ylabel="model", ylim=(-0.6, 6.1))
-ax.set_title(f"Holding out blocks costs the best model {lost:.0f} points")
+ax.set_title(f"Holding out blocks costs the SVM on all features {lost:.0f} points")
 ax.legend(fontsize=8, loc="lower left")
 alt = """Accuracy of six models with intervals over sixteen splits, ticks for your runs of the
 probe. Every model is lower, and its interval wider, when blocks are held out. Lines mark the
@@ -243,9 +243,9 @@ claim_margin("10.counting", text, recorded("all_unweighted"), cnn, above=0)
 # choice has seen them.)
 #
 # None of that is the number a plant operator needs. Every cell of a *new* module is new, and there
-# the best model is right far less often, with a spread between splits that is wider still. The row
-# number helps even there, because our block borders are guesses: the true loss may be larger. The
-# interval speaks of dealing these cells, not of new modules.
+# the same model is right far less often, with a spread between splits that is wider still. The row
+# number helps even there, perhaps because our guessed borders cut through modules: the true loss
+# may be larger. The interval speaks of dealing these cells, not of new modules.
 #
 # ## Probabilities you can defend
 #
@@ -463,7 +463,7 @@ pictures = cells.images[np.sort(looked)]
 
 
 def maps_of(backbone):
-    found = features.extract(backbone, pictures, pool=False, precision="fp32", cache=False)
+    found = features.extract(backbone, pictures, pool=False, precision="fp32")
     return np.asarray(found["head"], np.float32)
 
 
@@ -587,7 +587,7 @@ rng = np.random.default_rng(run.seed)
 orders["random"] = rng.permuted(np.tile(np.arange(49), (len(M), 1)), axis=1)
 ways = [(fill, name) for fill in ("grey squares", "blur") for name in orders]
 changed = np.concatenate([hidden(orders[name], fill) for fill, name in ways])
-F_hidden = features.extract(backbone, changed, precision="fp32", cache=False)["head"]
+F_hidden = features.extract(backbone, changed, precision="fp32")["head"]
 scores = (F_hidden @ head_w + head_b).reshape(len(ways), -1)
 fell = {way: z - values for way, values in zip(ways, scores, strict=True)}
 for (fill, name), values in fell.items():
@@ -596,13 +596,13 @@ for (fill, name), values in fell.items():
 # %%
 text = "Grey squares at random places raise the score: they look like defects"
 claim_margin("10.squares", text, fell["grey squares", "random"], below=0)
-text = "Blurring the five strongest places away lowers the score more than five random ones"
+text = "Blurring the five strongest places leaves a lower score than blurring five random ones"
 claim_margin("10.deletion", text, fell["blur", "strongest"], fell["blur", "random"], above=0)
 
 # %% [markdown]
-# So the map passes: it depends on the learned weights, and its strongest places matter more to the
-# score than others. But hiding is a change the model never saw, and an edge is a suspect: read such
-# a drop against random places, never alone.
+# So the map passes: it depends on the learned weights, and blurring its strongest places leaves a
+# lower score than blurring random ones. But hiding is a change the model never saw: hidden random
+# places, grey or blurred, *raise* the score. Read a drop against them, never alone.
 #
 # ## One file without the framework
 #
@@ -806,7 +806,7 @@ claim_margin("10.int8", text, *both, above=-0.06)
 # ## A drift alarm
 #
 # In use there are no labels; what you can watch are the inputs. Let $\bar f$ be the mean of
-# $n = 40$ pictures' features in the 20 main directions of the training set, whitened, and
+# $n = 40$ pictures' features in the 20 main directions of the training set, each of variance 1, and
 #
 # $$D = \sqrt n\,\lVert \bar f\rVert. \tag{5}$$
 #
@@ -888,7 +888,8 @@ rate = drift["unchanged"][:, 1].mean()
 ax.set_title(f"Clean batches of new blocks alarm in {rate:.0%}, and should in 5 %")
 ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 alt = """Change of accuracy against the share of batches that alarm, for nine kinds of batches, with
-intervals over block splits. The two do not go together."""
+intervals over block splits. Noise always alarms and costs little; doubtful cells cost more and
+alarm less often."""
 figures.show(fig, alt)
 
 # %%
@@ -911,7 +912,7 @@ claim_margin("10.blind", text, *both, below=0)
 # %% [markdown]
 # An alarm on inputs asks "is this new?", not "is this wrong?". Set on training rows it cries at
 # nearly every new module. Set on held-out blocks it does so far less often; it shouts at noise that
-# costs little, and misses batches whose cells are *harder*: the same kind of picture, more doubt.
+# costs little, and misses many batches of *harder* cells: the same kind of picture, more doubt.
 # Only labels find that out, so plan to label a small random sample as long as the model is in use.
 #
 # ## The model card
@@ -970,8 +971,8 @@ print(card)
 summary()
 
 # %% [markdown]
-# **Try it.** Exercise set ex10 is in preparation. Until then: set the cost ratio to your own, or
-# train on mono and watch poly, and rewrite the card.
+# **Try it.** Set the cost ratio to your own, or train on mono and watch poly, and rewrite the card.
+# Then do exercise set ex10 (folder `exercises`).
 #
 # **Next.** 11 leaves single labels: detection, sound, and pictures named in words.
 #

@@ -604,6 +604,8 @@ RATE = Task(
 
 
 def _checked_gradient(f, theta, power, factor):
+    import numpy as np
+
     def loss(theta):
         return np.sum(theta**power + theta)
 

@@ -1165,8 +1165,14 @@ def _writers():
     return digits.images[rows].reshape(len(rows), -1).astype(float), np.array(digits.blocks[rows])
 
 
+def _all_predicted(f, X, y, blocks):
+    seen = f(X, y, blocks)
+    require(seen["every row answered"], f"{len(X)} rows: some rows are never predicted")
+    return seen
+
+
 def _mended_training(f, rng):
-    seen = f(*_coins(rng))
+    seen = _all_predicted(f, *_coins(rng))
     require(
         not seen["unknown rows"],
         "a tool is given rows that X does not hold: is X changed by anything but the tools?",
@@ -1186,7 +1192,7 @@ def _mended_training(f, rng):
 
 
 def _mended_preparation(f, rng):
-    seen = f(*_coins(rng))
+    seen = _all_predicted(f, *_coins(rng))
     require(
         not seen["own block prepared"],
         "five blocks: prepare was given rows of the block that is predicted afterwards",
@@ -1198,9 +1204,8 @@ def _mended_preparation(f, rng):
 
 
 def _mended_score(f, rng):
-    seen = f(*_coins(rng))
+    seen = _all_predicted(f, *_coins(rng))
     require(not seen["copies answered"], "five blocks: made copies are among the predicted rows")
-    require(seen["every row answered"], "five blocks, 72 rows: some rows are never predicted")
     require(
         seen["share of the answers"],
         "blocks of 6 to 24 rows: what you return is not the share of the 72 rows predicted right",
@@ -1209,7 +1214,7 @@ def _mended_score(f, rng):
 
 def _mended_coins(f, rng):
     X, blocks = _writers()
-    seen = f(X, rng.integers(2, size=len(X)), blocks)
+    seen = _all_predicted(f, X, rng.integers(2, size=len(X)), blocks)
     require(
         not seen["says over 0.75"],
         "200 real digits with labels by coin flip: you report over 0.75, where nobody can do much "

@@ -114,7 +114,10 @@ class Points(float):
 
 
 class Call:
-    """A learner's function, called with copies, within a time limit and without its printing."""
+    """A learner's function, called with copies, within a time limit and without its printing.
+
+    The judge calls one in another process: grading/judge.py.
+    """
 
     def __init__(self, function, task: Task):
         self.function, self.task = native(function), task
@@ -138,22 +141,34 @@ class Call:
         except Wrong:
             raise
         except _TimeIsUp:
-            self.timed_out = True
-            raise Wrong(
-                f"{self._shown(inputs)} ran longer than {self.task.seconds:g} seconds and was "
-                "stopped: is there a loop that never ends?"
-            ) from None
+            raise self.too_long(inputs) from None
         except (Exception, SystemExit) as error:
             self.trace = traceback.format_exc()
-            raise Wrong(
-                f"{self._shown(inputs)} raised {type(error).__name__}: {_short(str(error))}"
-                f"{_where(error, self.function)}{_of_nothing(error)}"
-            ) from None
+            line = _where(error, self.function)
+            raise self.raised(inputs, type(error).__name__, str(error), line) from None
         names = _names(self.harness)[1:] if self.harness else _names(self.function)
         for name, before, after in zip(names, kept, given, strict=False):
             if not alike(_or_none(before), _or_none(after), 0):
-                raise Wrong(f"it changes its input {name}: work on a copy, others use it too")
+                raise self.changed(name)
         return output
+
+    def too_long(self, inputs) -> Wrong:
+        """What to say of a call that was stopped."""
+        self.timed_out = True
+        return Wrong(
+            f"{self._shown(inputs)} ran longer than {self.task.seconds:g} seconds and was "
+            "stopped: is there a loop that never ends?"
+        )
+
+    def raised(self, inputs, kind: str, said: str, line: str) -> Wrong:
+        """What to say of an exception, and of the line of the learner's code it came from."""
+        where = f", in the line: {line}" if line else ""
+        nothing = " (does your function return something?)" if "NoneType" in said else ""
+        return Wrong(f"{self._shown(inputs)} raised {kind}: {_short(said)}{where}{nothing}")
+
+    def changed(self, name: str) -> Wrong:
+        """What to say where a function writes into what it was given."""
+        return Wrong(f"it changes its input {name}: work on a copy, others use it too")
 
     def _shown(self, inputs) -> str:
         if self.harness:  # its inputs are not those that the function was given
@@ -227,12 +242,7 @@ def _where(error, function) -> str:
     """The last line of the learner's own code that the error passed through."""
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    line = linecache.getline(file, lines[-1]).strip() if lines else ""
-    return f", in the line: {line}" if line else ""
-
-
-def _of_nothing(error) -> str:
-    return " (does your function return something?)" if "NoneType" in str(error) else ""
+    return linecache.getline(file, lines[-1]).strip() if lines else ""
 
 
 def plain(value):
@@ -340,12 +350,14 @@ def require(holds, message: str) -> None:
 
 
 def evaluate(task: Task, function, seed: int = 0, parts=None, recognising=True) -> Result:
-    """Check a function against a task; `parts` replaces the public ones by hidden ones.
+    """Check a function, or a Call of one; `parts` replaces the public ones by hidden ones.
 
     Inputs are drawn from the seed. Never raises for what the function does. Recognising a mistake
-    takes most of the time and can be left out.
+    takes most of the time and can be left out. A function that fails the largest part and does
+    nothing at all gets no points for the others.
     """
-    result, call = Result(task), Call(function, task)
+    result = Result(task)
+    call = function if isinstance(function, Call) else Call(function, task)
     for number, part in enumerate(parts or task.parts):
         try:
             with np.errstate(all="ignore"):
@@ -355,24 +367,45 @@ def evaluate(task: Task, function, seed: int = 0, parts=None, recognising=True) 
             result.failed[part.name] = str(refused)
         except Wrong as refused:
             result.failed[part.name] = str(refused)
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        except Exception as error:
             # The check tried to use an answer of another kind, such as None or a list of words.
             result.failed[part.name] = f"the answer cannot be used as asked for: {error}"
     result.error = call.trace
-    if recognising and result.failed and not result.unwritten and not call.timed_out:
-        result.misconception = recognise(task, call, seed)
+    if result.failed and not result.unwritten and not call.timed_out:
+        with contextlib.suppress(Exception):  # an answer that cannot even be compared
+            made = [_outcome(call, probe) for probe in _probes(task, seed)]
+            if max(task.parts, key=lambda part: part.points).name in result.failed:
+                _take_from_the_idle(result, made, seed)
+            if recognising:
+                result.misconception = _recognised(task, made, seed)
     return result
 
 
-def recognise(task: Task, call: Call, seed: int = 0) -> Misconception | None:
+def _probes(task: Task, seed: int) -> list[tuple]:
+    return task.probes(np.random.default_rng((seed, len(task.parts))))
+
+
+def _recognised(task: Task, made: list, seed: int) -> Misconception | None:
     """Return the misconception whose function does the same as this one on all probes, if any."""
-    probes = task.probes(np.random.default_rng((seed, len(task.parts))))
-    made = [_outcome(call, probe) for probe in probes]
     for known in task.misconceptions:
         wrong = Call(known.wrong, task)
+        probes = _probes(task, seed)
         if all(alike(m, _outcome(wrong, p), 1e-5) for m, p in zip(made, probes, strict=True)):
             return known
     return None
+
+
+def _take_from_the_idle(result: Result, made: list, seed: int) -> None:
+    """Give no part to a function that does nothing, or gives the same whatever it is given.
+
+    Some parts ask for things that are also true of nothing at all, such as "it is finite".
+    """
+    nothing = Call(lambda *_: None, result.task)
+    idle = [_outcome(nothing, probe) for probe in _probes(result.task, seed)]
+    same = len(made) > 1 and all(alike(made[0], m) for m in made)
+    if same or all(map(alike, made, idle)):
+        for part in result.task.parts:
+            result.failed.setdefault(part.name, "it does the same whatever it is given")
 
 
 def _outcome(call: Call, probe):

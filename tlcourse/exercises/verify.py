@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import source
-from .kit import Part, Task, evaluate, expect, find
+from .kit import Call, Part, Task, evaluate, expect, find
 
 SECONDS = 2.0
 SEEDS = (0, 1)
@@ -53,7 +53,7 @@ def hidden_parts(task: Task, reference) -> tuple[Part, ...]:
     def check(f, rng):
         main.check(f, rng)
         for probe in task.probes(rng):
-            wanted = type(f)(reference, task)(*probe)
+            wanted = Call(reference, task)(*probe)
             expect(f(*copy.deepcopy(probe)), wanted, "on inputs that you have not seen", 1e-5)
 
     return tuple(replace(p, check=check) if p is main else p for p in task.parts)
@@ -98,7 +98,7 @@ def verify(solved, hidden: Path, framework: str) -> Tally:
     """
     os.environ["TLCOURSE_FRAMEWORK"] = framework
     with contextlib.redirect_stdout(io.StringIO()):
-        hidden, space, total = _module(hidden), _run(solved), Tally()
+        hidden, space, total = _module(hidden), run_solution(solved), Tally()
     for task_id, text in source.answers(solved).items():
         task = find(task_id)
         made = _Measured(task, space[task.function], framework)
@@ -187,7 +187,7 @@ def _module(path: Path):
     return module
 
 
-def _run(notebook) -> dict:
+def run_solution(notebook) -> dict:
     """Run a solution notebook's cells without its checks; return what it defined."""
     space = {"__name__": "solution"}
     for number, cell in enumerate(notebook.cells):

@@ -1,0 +1,1 @@
+"""Grading: release, sandbox, worker, judge, batch, gradebook, report."""
