@@ -1,10 +1,11 @@
-"""The command tlcourse: assets, doctor, run, notebooks, exercises and progress.
+"""The command tlcourse: assets, doctor, run, notebooks, exercises, release and progress.
 
 Heavy imports stand inside the commands, so that --help answers at once.
 """
 
 import sys
 import time
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -260,6 +261,129 @@ def verify_exercises(
 
 
 @app.command(
+    short_help="Grade a folder of notebooks in a sandbox.",
+    epilog="Example: tlcourse grade submissions/ --gradebook grades.db --students students.csv",
+)
+def grade(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SUBMISSIONS",
+            help="A folder for each student or one for all, a Canvas or Moodle download, a zip.",
+        ),
+    ],
+    gradebook: Annotated[Path, typer.Option(help="Where grades are kept; made if missing.")],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="How many at once; as many as cores by default.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786.")
+    ] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="SET", help="Such as ex04; all without any.")
+    ] = None,
+    framework: Annotated[
+        Literal["pytorch", "tensorflow"], typer.Option(help="Of notebooks that do not say.")
+    ] = "pytorch",
+    course: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Deadlines, late policy, secret (TOML).")
+    ] = None,
+    students: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV: id, extra_hours, group.")
+    ] = None,
+    regrade: Annotated[
+        bool, typer.Option("--regrade", help="Grade again what has not changed, too.")
+    ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust-submissions", help="Run them without a sandbox, as yourself."),
+    ] = False,
+) -> None:
+    """Grade notebooks, write the grades down one by one; start it again and it goes on.
+
+    The exit status is 1 if a submission could not be graded in full.
+    """
+    import os
+
+    from tqdm.auto import tqdm
+
+    from . import notebooks
+    from .grading import batch
+    from .grading.gradebook import Gradebook, GradebookError
+    from .grading.sandbox import NoSandbox, require
+
+    root = notebooks.project_root()
+    known = [s.stem[:4] for s in notebooks.sources(root) if notebooks.is_exercise(s)]
+    if unknown := set(only or ()) - set(known):
+        _fail(f"there is no {min(unknown)}: the exercise sets are {', '.join(known)}")
+    states = Counter()
+    try:
+        if not trust:
+            require()
+        policy = batch.read_course(course, students)
+        book = Gradebook(gradebook)
+        found, left_out = batch.find(place, list(only or known))
+        todo = batch.plan(found, book, framework, policy, regrade, trust)
+        print(f"{len(found)} submissions, {len(found) - len(todo)} of them graded already")
+        done = batch.run(todo, book, policy, jobs or os.cpu_count() or 1, scheduler)
+        for job, grade in tqdm(done, total=len(todo), desc="grading", disable=not todo):
+            states[grade.state] += 1
+            if grade.state != "graded":
+                made = job.submission
+                tqdm.write(f"{made.student} {made.exercise}: {grade.state}")
+    except (batch.BadInput, GradebookError, NoSandbox) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; {sum(states.values())} were graded now: type the same again to go on")
+        raise typer.Exit(INTERRUPTED) from None
+    for sentence in left_out:
+        print(f"left out: {sentence}")
+    print(", ".join(f"{count} {state}" for state, count in states.most_common()) or "nothing to do")
+    print(f"The grades are in {gradebook}")
+    if left_out or set(states) - {"graded", "no submission"}:
+        raise typer.Exit(1)
+
+
+def _fail(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    raise typer.Exit(2)
+
+
+@app.command(
+    name="release",
+    short_help="Make the bundles for a class.",
+    epilog="Example: tlcourse release --framework pytorch --seed-file secret.toml --out dist",
+)
+def make_release(
+    seed_file: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="TOML file with the secret; made if there is none."),
+    ],
+    names: Names = None,
+    framework: Frameworks = Framework.both,
+    out: Annotated[Path, typer.Option(help="Folder for the bundles.")] = Path("dist"),
+    students: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV with a column id: adds variants.csv.")
+    ] = None,
+) -> None:
+    """Make a zip file for students and one for instructors, with solutions, grading and the secret.
+
+    The same course gives the same bytes. Lesson 00 always goes along.
+    """
+    from . import notebooks
+    from .grading import release
+
+    root = notebooks.project_root()
+    if not seed_file.exists():
+        release.make_seed_file(seed_file)
+        print(f"{seed_file} is new and holds a fresh secret: keep it for the whole course")
+    chosen = notebooks.find(names, root)
+    for path in release.release(root, chosen, framework.names(), seed_file, out, students):
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB" if path.suffix == ".zip" else path)
+    print("The instructor bundle holds the secret and the solutions: keep it to yourself.")
+
+
+@app.command(
     name="progress",
     short_help="Show your record, carry it to another machine, delete it.",
     epilog="Example: tlcourse progress --export record.json",
@@ -325,6 +449,11 @@ def main() -> None:
     """Run the command; a mistake that tlcourse foresees ends in one sentence and status 2."""
     try:
         app()
+    except ImportError as error:  # what the student bundle leaves out
+        if error.name not in ("tlcourse.grading", "tlcourse.exercises"):
+            raise
+        print("tlcourse: this command is part of the instructor bundle", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         if not _raised_by_us(error):
             raise

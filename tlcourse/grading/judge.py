@@ -150,10 +150,11 @@ class Judge:
     def grade(self, content: bytes, seed: int = 0) -> Grade:
         """Grade the content of a notebook file; inputs are drawn from the seed. Never raises."""
         began = time.monotonic()
+        os.environ["TLCOURSE_FRAMEWORK"] = self.framework  # of the harness and the known mistakes
         try:
             notebook = read(content)
         except Unreadable as refused:
-            return self._nothing("unreadable", str(refused))
+            return self.refused(str(refused))
         with contextlib.closing(_Answers(self.sandbox, notebook)) as answers:
             tasks = [self._one(task, parts, answers, seed) for task, parts in self._tasks]
         remarks = [*answers.remarks]
@@ -163,9 +164,10 @@ class Judge:
         grade.seconds = time.monotonic() - began
         return grade
 
-    def _nothing(self, state: str, why: str) -> Grade:
-        tasks = [TaskGrade(t.id, t.title, 0, t.points, state) for t, _ in self._tasks]
-        return Grade(self.exercise, self.framework, state, tasks, [why])
+    def refused(self, why: str) -> Grade:
+        """Return the grade of a file that is no notebook."""
+        tasks = [TaskGrade(t.id, t.title, 0, t.points, "unreadable") for t, _ in self._tasks]
+        return Grade(self.exercise, self.framework, "unreadable", tasks, [clean(why)])
 
     def _one(self, task, parts, answers: _Answers, seed: int) -> TaskGrade:
         began = time.monotonic()

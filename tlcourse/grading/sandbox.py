@@ -105,6 +105,12 @@ class Session:
         return _words(status)
 
 
+def require() -> None:
+    """Raise NoSandbox where submissions cannot be kept apart from the rest of the machine."""
+    if not shutil.which("bwrap"):
+        raise NoSandbox(ADVICE)
+
+
 class Sandbox:
     """Use it with `with`; `session()` gives a fresh process for one submission.
 
@@ -114,8 +120,8 @@ class Sandbox:
     def __init__(self, framework: str, limits: Limits | None = None, trusted: bool = False):
         if framework not in PRELOAD:
             raise ValueError(f"framework is pytorch or tensorflow, not {framework!r}")
-        if not trusted and not shutil.which("bwrap"):
-            raise NoSandbox(ADVICE)
+        if not trusted:
+            require()
         self.framework, self.limits, self.trusted = framework, limits or Limits(), trusted
         self._server = self._control = None
         self._forks = not trusted
