@@ -9,6 +9,7 @@ import zipfile
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tlcourse.grading import batch, gradebook
@@ -217,8 +218,11 @@ def test_an_interrupted_run_goes_on_where_it_was(class_of_six, tmp_path):
         if book.exists() and len(gradebook.Gradebook(book).rows()) >= 2:
             break
         time.sleep(0.02)
+    started = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.wait()
+    _, alive = psutil.wait_procs(started, 10)
+    assert len(started) >= 3 and not alive  # the judge, its sandbox and the student's process
     kept = len(gradebook.Gradebook(book).rows())
     assert kept >= 2
     rest = grade(class_of_six, book)

@@ -7,11 +7,13 @@ not changed is not graded again.
 from __future__ import annotations
 
 import csv
+import ctypes
 import hashlib
 import math
 import multiprocessing
 import os
 import re
+import signal
 import stat
 import tomllib
 import zipfile
@@ -325,7 +327,9 @@ def _on_cores(jobs: list[Job], processes: int):
     waiting, tries = list(jobs), Counter()
     fresh = multiprocessing.get_context("spawn")
     while waiting:
-        with ProcessPoolExecutor(processes, fresh, max_tasks_per_child=JOBS_A_PROCESS) as pool:
+        with ProcessPoolExecutor(
+            processes, fresh, _end_with_parent, max_tasks_per_child=JOBS_A_PROCESS
+        ) as pool:
             futures = {pool.submit(grade_one, job): job for job in waiting}
             try:
                 for future in as_completed(futures):
@@ -350,6 +354,13 @@ def _on_cores(jobs: list[Job], processes: int):
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _end_with_parent() -> None:
+    """See to it that a judge, and with it its sandbox, does not outlive a run that is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() == 1:  # too late
+        os._exit(1)
 
 
 def _on_dask(jobs: list[Job], scheduler: str):
