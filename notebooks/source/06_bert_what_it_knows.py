@@ -176,7 +176,7 @@ print(f"{otherwise} sentences come out differently the other library's way")
 # %% [markdown]
 # Two libraries, one vocabulary file, and not quite the same reading: transformers takes a letter
 # and its accent apart (NFD), KerasHub also takes signs like ½ to pieces (NFKD). It is rare here and
-# silent everywhere. Tokenise with the library that trained the model, or count the difference.
+# silent everywhere. Tokenise as the model was trained, or count the difference.
 #
 # ## Masks and segments
 #
@@ -531,7 +531,7 @@ for question, y in questions.items():
         scores[question, name] = probed(X, y, groups)
 
 # %%
-fig, axes = plt.subplots(2, 3, figsize=(9, 5), sharex=True)
+fig, axes = plt.subplots(2, 3, figsize=(9, 5))
 for ax, question in zip(axes.flat, questions, strict=False):
     for i, name in enumerate(F):
         figures.lines(ax, np.arange(L + 1), scores[question, name], name, i)
@@ -980,7 +980,8 @@ summary()
 # on the same encoder.
 #
 # **Try it.** Put a sentence of another language into `mine` and count the pieces. Remove `M` from
-# equation 3 and see which claim falls. Ask for irony. Exercise set ex06 is in preparation.
+# equation 3 and see which claim falls. Ask for irony. Then do exercise set ex06 (folder
+# `exercises`).
 #
 # **Next.** 07 trains the encoder itself.
 #
