@@ -305,6 +305,8 @@ def grade(
     """
     import os
 
+    if sys.platform != "linux":
+        _fail("submissions are graded on Linux, where bubblewrap is; on Windows inside WSL2")
     from tqdm.auto import tqdm
 
     from . import notebooks
@@ -322,7 +324,8 @@ def grade(
             require()
         policy = batch.read_course(course, students)
         book = Gradebook(gradebook)
-        found, left_out = batch.find(place, list(only or known))
+        found, left_out = batch.find(place, known)
+        found = [made for made in found if made.exercise in (only or known)]
         todo = batch.plan(found, book, framework, policy, regrade, trust)
         print(f"{len(found)} submissions, {len(found) - len(todo)} of them graded already")
         done = batch.run(todo, book, policy, jobs or os.cpu_count() or 1, scheduler)

@@ -210,6 +210,8 @@ def without_source(root: Path) -> list[Path]:
     views = (
         view
         for folder in ("notebooks", "solutions", "exercises")
+        # A student's bundle holds exercises, and not what they were cut out of.
+        if folder == "notebooks" or (root / "solutions" / "source").is_dir()
         for framework in FRAMEWORKS
         for view in sorted((root / folder / framework).glob("*.ipynb"))
     )

@@ -78,11 +78,15 @@ def table(counts: dict) -> str:
 
 
 def verify_all(jobs) -> Tally:
-    """Sum over (solved, hidden, framework), each in a process of its own, with a progress bar."""
+    """Sum over (solved, hidden, framework), each in a process of its own, with a progress bar.
+
+    As many at once as there are cores, with one thread each.
+    """
     from tqdm.auto import tqdm
 
     total, fresh = Tally(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, fresh, max_tasks_per_child=1) as pool:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(os.cpu_count(), fresh, max_tasks_per_child=1) as pool:
         futures = [pool.submit(verify, *job) for job in jobs]
         for future in tqdm(futures, desc="sets and frameworks", disable=len(jobs) < 2):
             total.add(future.result())
@@ -98,13 +102,13 @@ def verify(solved, hidden: Path, framework: str) -> Tally:
     """
     os.environ["TLCOURSE_FRAMEWORK"] = framework
     with contextlib.redirect_stdout(io.StringIO()):
-        hidden, space, total = _module(hidden), run_solution(solved), Tally()
+        hidden, space, total = load(hidden), run_solution(solved), Tally()
     for task_id, text in source.answers(solved).items():
         task = find(task_id)
         made = _Measured(task, space[task.function], framework)
-        made.right([made.reference, *_for(framework, hidden.ALTERNATIVES.get(task_id, []))])
+        made.right([made.reference, *listed_for(framework, hidden.ALTERNATIVES.get(task_id, []))])
         made.wrong()
-        made.mutants(text, space, _for(framework, hidden.EQUIVALENT.get(task_id, {})))
+        made.mutants(text, space, listed_for(framework, hidden.EQUIVALENT.get(task_id, {})))
         total.add(made.tally)
     return total
 
@@ -174,13 +178,14 @@ class _Measured:
             self._problem(f"listed as equivalent, but it does not pass or is not made: {change}")
 
 
-def _for(framework: str, listed):
+def listed_for(framework: str, listed):
     """What is listed for one framework, or for both alike."""
     split = isinstance(listed, dict) and {framework} <= set(listed) <= {"tensorflow", "pytorch"}
     return listed[framework] if split else listed
 
 
-def _module(path: Path):
+def load(path: Path):
+    """Return the module of a file, such as one in solutions/hidden."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -216,8 +221,22 @@ SWAPS = {
 def mutants_of(text: str, function: str, space: dict):
     """Yield (change, function) for every small change of a function's text.
 
+    `space` holds what the text refers to.
+    """
+    for number, (change, after) in enumerate(mutant_texts(text)):
+        own = dict(space)
+        try:
+            exec(compiled(after, f"<mutant {number}>"), own)
+        except Exception:  # cannot even be defined: nobody would hand it in
+            continue
+        yield change, own[function]
+
+
+def mutant_texts(text: str):
+    """Yield (change, changed text) for every small change of a text.
+
     Operators and comparisons are swapped, constants moved, axes among them, arguments swapped or
-    left out, conditions turned around, statements dropped. `space` holds what the text refers to.
+    left out, conditions turned around, statements dropped.
     """
     tree = ast.parse(text)
     seen = {ast.unparse(tree)}
@@ -228,15 +247,9 @@ def mutants_of(text: str, function: str, space: dict):
             change(place)
             ast.fix_missing_locations(mutant)
             after = ast.unparse(mutant)
-            if after in seen:
-                continue
-            seen.add(after)
-            own = dict(space)
-            try:
-                exec(compiled(after, f"<mutant {len(seen)}>"), own)
-            except Exception:  # cannot even be defined: nobody would hand it in
-                continue
-            yield _difference(ast.unparse(tree), after), own[function]
+            if after not in seen:
+                seen.add(after)
+                yield _difference(ast.unparse(tree), after), after
 
 
 def _difference(before: str, after: str) -> str:
