@@ -403,7 +403,8 @@ claim_margin("03.receptive", text, share["block8"], below=0.5)
 # ResNet cured vanishing gradients, and that skips keep fine details (that is true of U-Net's, which
 # carry an early, fine map to a late layer). **Guess first:** in twenty plain blocks, by which
 # factor does $\lVert \partial L / \partial x_b \rVert$ change from the last block to the first? And
-# with BatchNorm?
+# with BatchNorm, which makes $\gamma\,(z - \mu)/\sqrt{\sigma^2 + \varepsilon} + \beta$ of each
+# channel $z$? ($\mu$ and $\sigma^2$ are the batch's in training, kept averages in evaluation.)
 
 
 # %% tags=["tensorflow"]
