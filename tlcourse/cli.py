@@ -353,6 +353,109 @@ def _fail(sentence: str) -> None:
 
 
 @app.command(
+    name="export",
+    short_help="Take the grades to another system.",
+    epilog="Example: tlcourse export --gradebook grades.db --format canvas --out canvas.csv",
+)
+def export_grades(
+    gradebook: Annotated[Path, typer.Option(help="What tlcourse grade wrote.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    form: Annotated[
+        Literal["csv", "canvas", "moodle", "nbgrader"], typer.Option("--format", help="For whom.")
+    ] = "csv",
+    only: Annotated[
+        str, typer.Option(metavar="SET", help="One exercise set, as Moodle needs it.")
+    ] = "",
+) -> None:
+    """Write everybody's points, after the late policy and with the marks for answers in words."""
+    from .grading import export
+
+    for sentence in export.export(_opened(gradebook), form, out, only):
+        print(sentence)
+    print(f"The grades are in {out}")
+
+
+@app.command(
+    name="marks",
+    short_help="Mark the answers in words.",
+    epilog="Example: tlcourse marks --gradebook grades.db --template words.csv",
+)
+def mark_words(
+    gradebook: Annotated[Path, typer.Option(help="What tlcourse grade wrote.")],
+    template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers to a CSV to fill in.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Read it back, all or nothing.")
+    ] = None,
+) -> None:
+    """Write a CSV with everybody's answer in words, or read the points and comments in it back."""
+    from .grading import marks
+
+    if bool(template) == bool(source):
+        _fail("say --template FILE to write the answers down, or --import FILE to read them back")
+    book = _opened(gradebook)
+    if template:
+        count = marks.write_template(book, template)
+        print(f"{count} answers in {template}: fill in points and comment, then --import it")
+    else:
+        print(f"marks that are new or changed: {marks.read_marks(book, source)}")
+
+
+def _opened(path: Path):
+    from .grading.gradebook import Gradebook
+
+    if not path.is_file():
+        _fail(f"there is no gradebook {path}: tlcourse grade makes one")
+    return Gradebook(path)
+
+
+@app.command(
+    name="demo-class",
+    short_help="Make up a class and its submissions.",
+    epilog="Example: tlcourse demo-class --students 30 --out demo",
+)
+def demo_class(
+    students: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 30,
+    out: Annotated[Path, typer.Option(help="A new folder for them.")] = Path("demo"),
+    exercise: Annotated[str, typer.Option(metavar="SET", help="What they hand in.")] = "ex01",
+    seed: Annotated[int, typer.Option(help="Another number, another class.")] = 0,
+) -> None:
+    """Make submissions as students hand them in: right, wrong, late, copied, broken.
+
+    students.csv and course.toml go along. The same seed gives the same files.
+    """
+    from .grading import demo
+
+    demo.make(out, students, exercise, seed)
+    print(f"{out} holds {students} submissions, students.csv and course.toml")
+
+
+@app.command(
+    short_help="Write pages about a class and for each student.",
+    epilog="Example: tlcourse report --gradebook grades.db --out report/",
+)
+def report(
+    gradebook: Annotated[Path, typer.Option(help="Where the grades are.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("report"),
+    submissions: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="As for tlcourse grade: names near-duplicates too."),
+    ] = None,
+) -> None:
+    """Write a page for the instructor, index.html, and one for each student with the feedback.
+
+    The pages need no network and no script, and can be printed.
+    """
+    from .grading.report import write
+
+    students, left_out = write(gradebook, out, submissions)
+    for sentence in left_out:
+        print(f"not compared: {sentence}")
+    print(f"pages for {students} students in {out / 'students'}, for you in {out / 'index.html'}")
+
+
+@app.command(
     name="release",
     short_help="Make the bundles for a class.",
     epilog="Example: tlcourse release --framework pytorch --seed-file secret.toml --out dist",

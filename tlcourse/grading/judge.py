@@ -25,6 +25,8 @@ CELL_SECONDS = 60
 SUBMISSION_SECONDS = 600
 RESTARTS = 10
 LARGEST_NOTEBOOK = 50 * 2**20
+ANSWERS_IN_WORDS = 5  # are kept, each no longer than this
+LETTERS = 20_000
 PATIENCE = 3  # a grading machine is busier than a student's
 STARTED = re.compile(r"runtime\.start\(\s*[\"'](pytorch|tensorflow)[\"']")
 SAID = {
@@ -59,7 +61,8 @@ class Grade:
     """What came of one notebook, as plain data.
 
     `state` is graded, partly graded (some tasks ended badly), no submission, unreadable, crashed,
-    timed out, out of memory or sandbox violation. `remarks` are the cells that raised an error.
+    timed out, out of memory or sandbox violation. `remarks` are the cells that raised an error,
+    `words` the answers that a person marks.
     """
 
     exercise: str
@@ -68,6 +71,7 @@ class Grade:
     tasks: list[TaskGrade] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    words: dict[str, str] = field(default_factory=dict)
 
     @property
     def points(self) -> float:
@@ -161,6 +165,8 @@ class Judge:
         if notebook.framework not in ("", self.framework):
             remarks.insert(0, f"the notebook is for {notebook.framework}, not {self.framework}")
         grade = Grade(self.exercise, self.framework, _together(tasks), tasks, remarks)
+        written = list(notebook.words.items())[:ANSWERS_IN_WORDS]
+        grade.words = {clean(name): clean_lines(text) for name, text in written}
         grade.seconds = time.monotonic() - began
         return grade
 
@@ -194,10 +200,15 @@ def _together(tasks: list[TaskGrade]) -> str:
     return bad.pop() if len(bad) == 1 and states == bad else "partly graded"
 
 
-def clean(text: str) -> str:
+def clean(text: str, letters: int = 1000) -> str:
     """Return text that a terminal, a page and a data base can take: printable, one line."""
-    text = text.encode("utf-8", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in text)[:1000]
+    text = text[:letters].encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def clean_lines(text: str) -> str:
+    """Return text as `clean` does, its line breaks kept, no more of it than a person reads."""
+    return "\n".join(clean(line, LETTERS) for line in text[:LETTERS].splitlines())
 
 
 class _Answers:
