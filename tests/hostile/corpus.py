@@ -242,9 +242,9 @@ while True:
     held[-1].write(b"x" * 2**26)
 """,
     "fill the disk": """
-import os
+import os, tempfile
 for k in range(100):
-    with open(f"/tmp/fill{k}", "wb") as file:
+    with open(f"{tempfile.gettempdir()}/fill{k}", "wb") as file:
         file.write(b"x" * 2**25)
 """,
     "print without end": "for _ in range(200_000): print('x' * 1000)",
@@ -257,7 +257,7 @@ print("careful", file=sys.stderr)
     "recursion": "def f(): return f()\nf()",
     "delete everything": """
 import os, shutil
-for place in ("/", "/tmp", "/work", "/home", "/root", os.path.expanduser("~")):
+for place in ("/", "/tmp", "/student", "/work", "/home", "/root", os.path.expanduser("~")):
     shutil.rmtree(place, ignore_errors=True)
 """,
     "write into the package": """
@@ -277,10 +277,10 @@ for folder, _, files in os.walk(os.environ["TLCOURSE_CACHE"]):
     "remount and escape": """
 import ctypes
 libc = ctypes.CDLL(None)
-libc.umount2(b"/tmp", 2), libc.umount2(b"/dev/shm", 2)
+libc.umount2(b"/student", 2), libc.umount2(b"/dev/shm", 2)
 libc.mount(b"none", b"/", None, 32, None)
 libc.unshare(0x10000000 | 0x20000)
-libc.chroot(b"/tmp"), libc.setuid(0), libc.setresuid(0, 0, 0)
+libc.chroot(b"/student"), libc.setuid(0), libc.setresuid(0, 0, 0)
 assert libc.mount(b"none", b"/", None, 32, None) != 0
 """,
     "trace the others": """

@@ -109,13 +109,13 @@ def test_damage_costs_nobody_else(name, judge, solved):
 def test_nothing_is_left_for_the_next_one(judge, solved):
     leave = """
 import os
-for place in ("/tmp", "/dev/shm", "/dev", "/", "/cache", os.environ["TLCOURSE_CACHE"]):
+for place in ("/student", "/tmp", "/dev/shm", "/dev", "/", "/cache", os.environ["TLCOURSE_CACHE"]):
     try: open(f"{place}/left", "w").write("42")
     except OSError: pass
 """
     found = """
 import os
-for place in ("/tmp", "/dev/shm", "/dev", "/", "/cache", os.environ["TLCOURSE_CACHE"]):
+for place in ("/student", "/tmp", "/dev/shm", "/dev", "/", "/cache", os.environ["TLCOURSE_CACHE"]):
     assert not os.path.exists(f"{place}/left"), place
 """
     judge.grade(content(solved, leave, 5))

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import stat
+import threading
 import tomllib
 import zipfile
 from collections import Counter
@@ -241,6 +242,10 @@ class Job:
     trusted: bool
 
 
+# A judge talks to one student's process; a Dask worker may have several threads.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 @lru_cache(maxsize=2)
 def _judge(exercise: str, framework: str, trusted: bool) -> judging.Judge:
     (path,) = notebooks.find([exercise], notebooks.project_root())
@@ -249,11 +254,12 @@ def _judge(exercise: str, framework: str, trusted: bool) -> judging.Judge:
 
 def grade_one(job: Job) -> judging.Grade:
     """Grade one notebook in this process, which keeps its judge for the next one."""
-    judge = _judge(job.submission.exercise, job.framework, job.trusted)
-    try:
-        return judge.grade(job.submission.content(), job.variant)
-    except judging.Unreadable as refused:
-        return judge.refused(str(refused))
+    with _ONE_AT_A_TIME:
+        judge = _judge(job.submission.exercise, job.framework, job.trusted)
+        try:
+            return judge.grade(job.submission.content(), job.variant)
+        except judging.Unreadable as refused:
+            return judge.refused(str(refused))
 
 
 def plan(
@@ -341,16 +347,8 @@ def _on_cores(jobs: list[Job], processes: int):
                 tries.update(suspects)
                 for job in [job for job in suspects if tries[job] > 2]:
                     waiting.remove(job)
-                    yield (
-                        job,
-                        judging.Grade(
-                            job.submission.exercise,
-                            job.framework,
-                            "crashed",
-                            [],
-                            ["the judge ended"],
-                        ),
-                    )
+                    exercise, why = job.submission.exercise, ["the judge itself ended"]
+                    yield job, judging.Grade(exercise, job.framework, "crashed", remarks=why)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -136,8 +136,12 @@ class Sandbox:
     def session(self):
         """Give a Session; whatever it started is gone at the end."""
         with tempfile.TemporaryDirectory(prefix="tlcourse-") as own:
-            home = own if self.trusted else "/tmp"
-            environment = {"HOME": f"{home}/home", "TLCOURSE_CACHE": f"{home}/cache"}
+            home = own if self.trusted else worker.PLACES[0]
+            environment = {
+                "HOME": f"{home}/home",
+                "TLCOURSE_CACHE": f"{home}/cache",
+                "TMPDIR": home,
+            }
             order = {
                 "limits": asdict(self.limits),
                 "environment": environment,
@@ -238,11 +242,11 @@ def _environment(framework: str, trusted: bool) -> dict:
     return {
         **({"TLCOURSE_TRUSTED": "1"} if trusted else {}),
         "PATH": "/usr/bin:/bin",
-        "HOME": "/tmp",
+        "HOME": worker.PLACES[0],
         "USER": "student",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
-        "MPLCONFIGDIR": "/tmp",
+        "MPLCONFIGDIR": worker.PLACES[0],
         "OMP_NUM_THREADS": "1",
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
@@ -265,14 +269,15 @@ def _walls() -> list[str]:
         else:
             walls += ["--ro-bind-try", system, system]
     walls += ["--proc", "/proc", "--dev", "/dev"]
-    for place in ("/dev/shm", "/tmp"):
+    for place in worker.PLACES:
         walls += ["--perms", "1777", "--size", str(Limits.tmp), "--tmpfs", place]
     for path in dict.fromkeys([sys.base_prefix, sys.prefix, str(PACKAGE)]):
         for parent in reversed(Path(path).parents[:-1]):  # bubblewrap would close them to others
             walls += ["--perms", "0755", "--dir", str(parent)]
         walls += ["--ro-bind", path, path]
     walls += ["--ro-bind-try", str(cache_dir()), "/cache"]
-    return [*walls, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
+    walls += ["--perms", "0755", "--dir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*walls, "--chdir", worker.PLACES[0], "--"]
 
 
 def _words(status: int) -> str:
