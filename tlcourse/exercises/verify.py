@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import ctypes
 import importlib.util
 import io
 import linecache
 import multiprocessing
 import os
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from . import source
 from .kit import Call, Part, Task, Unwritten, Wrong, evaluate, expect, find
 
 SECONDS = 2.0
+MEMORY = 8 * 2**30
 SEEDS = (0, 1)
 
 
@@ -91,11 +95,28 @@ def verify_all(jobs) -> Tally:
 
     total, fresh = Tally(), multiprocessing.get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(os.cpu_count(), fresh, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), fresh, _confine, max_tasks_per_child=1) as pool:
         futures = [pool.submit(verify, *job) for job in jobs]
         for future in tqdm(futures, desc="sets and frameworks", disable=len(jobs) < 2):
             total.add(future.result())
     return total
+
+
+def _confine() -> None:
+    """Some mutants ask for all memory there is."""
+    end_with_parent()
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+def end_with_parent() -> None:
+    """See to it that this process does not outlive the one that started it; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:  # too late
+            os._exit(1)
 
 
 def verify(solved, hidden: Path, framework: str) -> Tally:

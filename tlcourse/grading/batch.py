@@ -7,13 +7,11 @@ not changed is not graded again.
 from __future__ import annotations
 
 import csv
-import ctypes
 import hashlib
 import math
 import multiprocessing
 import os
 import re
-import signal
 import stat
 import threading
 import tomllib
@@ -334,7 +332,7 @@ def _on_cores(jobs: list[Job], processes: int):
     fresh = multiprocessing.get_context("spawn")
     while waiting:
         with ProcessPoolExecutor(
-            processes, fresh, _end_with_parent, max_tasks_per_child=JOBS_A_PROCESS
+            processes, fresh, verify.end_with_parent, max_tasks_per_child=JOBS_A_PROCESS
         ) as pool:
             futures = {pool.submit(grade_one, job): job for job in waiting}
             try:
@@ -352,13 +350,6 @@ def _on_cores(jobs: list[Job], processes: int):
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-
-def _end_with_parent() -> None:
-    """See to it that a judge, and with it its sandbox, does not outlive a run that is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() == 1:  # too late
-        os._exit(1)
 
 
 def _on_dask(jobs: list[Job], scheduler: str):
