@@ -46,9 +46,11 @@ $(VENV)/nbgrader/.ready: tests/nbgrader.txt | setup
 test: setup $(VENV)/nbgrader/.ready
 	$(BIN)/python -m pytest $(TESTS)
 
-# Every generated notebook in the cpu profile; a false claim or a changed checked output fails.
+# Every generated notebook in the cpu profile; a false claim or a changed checked output fails. Two
+# at a time with one thread each: two that use all cores would slow each other down many times.
 nbval: setup
-	TLCOURSE_PROGRESS=off $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(VIEWS)
+	OMP_NUM_THREADS=1 TLCOURSE_PROGRESS=off $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(VIEWS)
 
 course: setup
 	$(BIN)/tlcourse run --profile cpu --framework both --out runs/course
