@@ -1071,8 +1071,8 @@ claim("07.length", text, saved > 0.25, saved)
 summary()
 
 # %% [markdown]
-# **Try it**: change `rank` and ask which numbers move, or put `"tweet"` in place of `"movie"` at the
-# top. Then do exercise set ex07 (folder `exercises`).
+# **Try it**: change `rank` and ask which numbers move, or put `"tweet"` in place of `"movie"` at
+# the top. Then do exercise set ex07 (folder `exercises`).
 #
 # **Next**: 08 takes a model that was fine-tuned on film reviews to products, editorials and tweets,
 # where the words change, and the class shares too.
