@@ -52,7 +52,7 @@ class Tally:
 
 def hidden_parts(task: Task, reference) -> tuple[Part, ...]:
     """Return the parts an instructor grades by: the largest also compares with the reference."""
-    main = max(task.parts, key=lambda part: part.points)
+    main = task.main
 
     def check(f, rng):
         main.check(f, rng)

@@ -30,6 +30,7 @@ from tlcourse.exercises import kit, verify
 
 from . import judge as judging
 from .gradebook import Gradebook
+from .release import read_secret, variant
 
 # What the learning systems make of a file's or a folder's name.
 CANVAS = re.compile(r"(?P<name>[a-z0-9-]+)(?P<late>_LATE)?_(?P<id>\d+)_\d+_(?P<file>.+)", re.I)
@@ -202,7 +203,7 @@ def read_course(toml: Path | None, students: Path | None) -> Course:
                 {name: _time(when) for name, when in said.get("deadlines", {}).items()},
                 float(late.get("percent_a_day", 0)),
                 float(late.get("days", "inf")),
-                str(said.get("secret", "")),
+                read_secret(toml) if "secret" in said else "",
             )
         if students:
             with students.open(encoding="utf-8-sig", newline="") as file:
@@ -264,8 +265,6 @@ def plan(
     submissions, book: Gradebook, framework: str, course: Course, regrade: bool, trusted: bool
 ):
     """Return the jobs that the gradebook does not hold yet, those of one judge together."""
-    from .release import variant
-
     jobs = []
     for made in submissions:
         try:

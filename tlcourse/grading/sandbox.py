@@ -88,7 +88,7 @@ class Session:
         if not isinstance(reply, dict) or reply.get("id") != token:
             raise self._ended("sandbox violation")
         if "died" in reply:
-            raise self._ended(str(reply["died"]))
+            raise self._ended("out of memory")  # the word is the student's process', the state ours
         return reply
 
     def _ended(self, state: str = "") -> Ended:
