@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tlcourse.exercises.source import OPEN_POINTS
 
-from .gradebook import Gradebook, marks
+from .gradebook import Gradebook, counted, marks
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what a spreadsheet would run
 NUMBERED = re.compile(r"(?P<name>.+)_(?P<id>\d+)")  # a student, as Canvas and Moodle name the files
@@ -45,12 +45,8 @@ class Grades:
 
     def points(self) -> dict[tuple[str, str], float]:
         """Return everybody's points by student and exercise."""
-        found = {}
-        for row in self.rows:
-            key = row["student"], row["exercise"]
-            marked = self.marks.get(key, {}).get("points", 0)
-            found[key] = round(row["points"] * row["share_kept"] + marked, 2)
-        return found
+        keyed = (((row["student"], row["exercise"]), row) for row in self.rows)
+        return {key: counted(row, self.marks.get(key)) for key, row in keyed}
 
 
 def read(book: Gradebook, only: str = "") -> Grades:

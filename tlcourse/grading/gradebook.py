@@ -145,6 +145,11 @@ class Gradebook:
         return rows
 
 
+def counted(row: dict, mark: dict | None) -> float:
+    """Return the points that count: what the late policy leaves, plus a person's mark, if any."""
+    return round(row["points"] * row["share_kept"] + (mark["points"] if mark else 0), 2)
+
+
 def _prepare(connection, _) -> None:
     connection.isolation_level = None  # transactions begin where we say so, and at once
 

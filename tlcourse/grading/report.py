@@ -100,7 +100,6 @@ def _students(rows: list[dict], marks: list[dict]) -> dict[str, dict[str, dict]]
     students = defaultdict(dict)
     for row in rows:
         mark = marked.get((row["student"], row["exercise"]))
-        earned = row["points"] * row["share_kept"]
         notes = [row["state"]] if row["state"] != "graded" else []
         if row["hours_late"] > 0:
             kept = f"{_percent(row['share_kept'])} of {_number(row['points'])} points kept"
@@ -109,7 +108,7 @@ def _students(rows: list[dict], marks: list[dict]) -> dict[str, dict[str, dict]]
             points, possible = map(_number, (mark["points"], mark["possible"]))
             notes.append(f"{points} of {possible} in it for the answer in words")
         students[row["student"]][row["exercise"]] = {
-            "points": round(earned + (mark["points"] if mark else 0), 2),
+            "points": gradebook.counted(row, mark),
             "possible": row["possible"] + (mark["possible"] if mark else 0),
             "state": row["state"],
             "seconds": row["seconds"],
