@@ -1,0 +1,1 @@
+"""Questions that teach, remember and run code: the bank, its record and its rooms."""

@@ -1,0 +1,466 @@
+"""The question bank: what a question is, how it is posed, how an answer is marked.
+
+A question is data in `bank/*.yaml`, one file a topic. `pose` draws its numbers and the order of
+its options from a seed and gives what may be shown; `mark` gives the score and the explanations.
+Text is Markdown with formulas between dollar signs; texts with drawn numbers are Jinja templates.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jinja2
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+LEVELS = ("screening", "practitioner", "senior")
+FOLDER = Path(__file__).parent / "bank"
+_TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+_TEMPLATES.filters["thousands"] = lambda number: f"{number:,}"
+
+
+class BankError(ValueError):
+    """A question that breaks the schema; the message names the file and the question."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is said about one option, line, step or rubric point once an answer was given."""
+
+    text: str
+    right: bool
+    chosen: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A marked answer: `score` from 0 to 1, the verdict, a note for each option, the solution."""
+
+    score: float
+    says: str
+    notes: tuple[Note, ...] = ()
+    solution: str = ""
+    detail: dict = field(default_factory=dict)  # for the record
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer was right as a whole."""
+        return self.score >= 1
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Data):
+    """Where the answer can be looked up: a notebook's section ("05#Trap: ...") or a paper."""
+
+    cell: str | None = None
+    paper: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self):
+        if (self.cell is None) == (self.paper is None):
+            raise ValueError("a source is either a cell or a paper")
+        return self
+
+
+class FollowUp(_Data):
+    """The ids of what an interviewer asks next, after a right and after a wrong answer."""
+
+    right: str | None = None
+    wrong: str | None = None
+
+
+class Option(_Data):
+    """One option and why it is right or wrong."""
+
+    text: str
+    why: str
+    right: bool = False
+
+
+class Mistake(_Data):
+    """A wrong answer that people give and why it is wrong."""
+
+    answer: str
+    why: str
+
+
+class Question(_Data):
+    """What all kinds have in common.
+
+    `reason` is why it is asked in an interview, `verify` Python that asserts what the question
+    says about libraries or numbers; it sees the drawn values and, of a number, the `answer`.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    topic: str
+    lesson: Annotated[str, Field(pattern=r"^\d\d$")]
+    level: Literal["screening", "practitioner", "senior"]
+    ask: str
+    reason: str
+    source: Source
+    checked: date
+    code: str = ""
+    draw: dict[str, list[Any]] = {}
+    let: dict[str, str] = {}
+    verify: str = ""
+    follow_up: FollowUp = FollowUp()
+
+    def pose(self, seed: int = 0) -> Posed:
+        """Draw the numbers and the order of the options; the same seed poses the same."""
+        rng = random.Random(f"{self.id} {seed}")
+        values = {name: rng.choice(choices) for name, choices in self.draw.items()}
+        for name, expression in self.let.items():
+            values[name] = _value(expression, values)
+        order = list(range(len(self.shown())))
+        rng.shuffle(order)
+        if self.kind == "order" and order == sorted(order):
+            order.reverse()  # or there would be nothing to do
+        options = tuple(_filled(self.shown()[k], values) for k in order)
+        ask, code = _filled(self.ask, values), _filled(self.code, values)
+        return Posed(self, seed, ask, code, options, tuple(order), values)
+
+    def shown(self) -> list[str]:
+        """The texts to choose from or to put in order, as they stand in the file."""
+        return []
+
+    def mark(self, posed: Posed, answer) -> Marked:
+        """Return what an answer is worth; the form of the answer depends on the kind."""
+        raise NotImplementedError
+
+
+class _Choice(Question):
+    options: Annotated[list[Option], Field(min_length=3, max_length=6)]
+
+    def shown(self) -> list[str]:
+        return [option.text for option in self.options]
+
+    def _notes(self, posed, chosen) -> tuple[Note, ...]:
+        options = [self.options[k] for k in posed.order]
+        return tuple(
+            Note(text, option.right, k in chosen, _filled(option.why, posed.values))
+            for k, (text, option) in enumerate(zip(posed.options, options, strict=True))
+        )
+
+
+class Single(_Choice):
+    """One of several; the answer is the position of the option, from 0."""
+
+    kind: Literal["single"]
+
+    @model_validator(mode="after")
+    def _one_is_right(self):
+        if sum(option.right for option in self.options) != 1:
+            raise ValueError("exactly one option is right")
+        return self
+
+    def mark(self, posed, answer) -> Marked:
+        notes = self._notes(posed, {_position(answer, posed)})
+        right = any(note.right and note.chosen for note in notes)
+        return Marked(float(right), _verdict(right), notes)
+
+
+class Several(_Choice):
+    """Several of several; the answer is a list of positions."""
+
+    kind: Literal["several"]
+
+    @model_validator(mode="after")
+    def _some_are_right(self):
+        right = sum(option.right for option in self.options)
+        if not 2 <= right < len(self.options):
+            raise ValueError("at least two options are right and at least one is wrong")
+        return self
+
+    def mark(self, posed, answer) -> Marked:
+        notes = self._notes(posed, {_position(k, posed) for k in answer})
+        hits = sum(note.right and note.chosen for note in notes)
+        false = sum(note.chosen and not note.right for note in notes)
+        wanted = sum(note.right for note in notes)
+        score = max(0, hits - false) / wanted
+        says = _verdict(score == 1, f"{hits} of {wanted} found, {false} chosen that are not right.")
+        return Marked(score, says, notes)
+
+
+class Number(Question):
+    """A number with a unit; `answer` and the mistakes are expressions in the drawn values.
+
+    The answer is given as a number or as typed: "1,280", "1.2e6", "64 %".
+    """
+
+    kind: Literal["number"]
+    answer: str
+    unit: str
+    tolerance: float = 0.0  # relative
+    solution: str
+    mistakes: list[Mistake] = []
+
+    @model_validator(mode="after")
+    def _is_verified(self):
+        if self.draw and not self.verify:
+            raise ValueError("a drawn number needs `verify`, which computes it another way")
+        return self
+
+    def value(self, posed: Posed) -> float:
+        """The right number for these drawn values."""
+        return _value(self.answer, posed.values)
+
+    def mark(self, posed, answer) -> Marked:
+        given, right = as_number(answer), self.value(posed)
+        solution = _filled(self.solution, posed.values | {"answer": right})
+        if self._near(given, right):
+            return Marked(1.0, _verdict(True), solution=solution)
+        for mistake in self.mistakes:
+            if self._near(given, _value(mistake.answer, posed.values)):
+                why = _filled(mistake.why, posed.values | {"answer": right})
+                note = Note(f"{given:g}", False, True, why)
+                return Marked(0.0, _verdict(False), (note,), solution)
+        return Marked(0.0, _verdict(False), solution=solution)
+
+    def _near(self, given: float, wanted: float) -> bool:
+        return math.isclose(given, wanted, rel_tol=max(self.tolerance, 1e-9), abs_tol=1e-12)
+
+
+class Output(Question):
+    """What does this code print? The answer is the text; a test runs the code."""
+
+    kind: Literal["output"]
+    code: str
+    prints: str
+    solution: str
+    mistakes: list[Mistake] = []
+
+    def mark(self, posed, answer) -> Marked:
+        solution = _filled(self.solution, posed.values)
+        if _squeezed(answer) == _squeezed(_filled(self.prints, posed.values)):
+            return Marked(1.0, _verdict(True), solution=solution)
+        notes = tuple(
+            Note(str(answer), False, True, _filled(mistake.why, posed.values))
+            for mistake in self.mistakes
+            if _squeezed(answer) == _squeezed(_filled(mistake.answer, posed.values))
+        )
+        return Marked(0.0, _verdict(False), notes[:1], solution)
+
+
+class Bug(Question):
+    """Which line is wrong? The answer is the number of the line, from 1.
+
+    `others` says of lines that look suspicious why they are right; `mended` is the line mended.
+    """
+
+    kind: Literal["bug"]
+    code: str
+    line: int
+    mended: str
+    solution: str
+    others: dict[int, str]
+
+    @model_validator(mode="after")
+    def _lines_exist(self):
+        wanted = {self.line, *self.others}
+        if not wanted <= set(range(1, len(self.code.rstrip().splitlines()) + 1)):
+            raise ValueError("a line is named that the code does not have")
+        if self.line in self.others or len(self.others) < 2:
+            raise ValueError("at least two other lines are explained, and not the wrong one")
+        return self
+
+    def mark(self, posed, answer) -> Marked:
+        right = int(answer) == self.line
+        why = self.solution if right else self.others.get(int(answer), "This line is right.")
+        note = Note(f"Line {int(answer)}", right, True, why)
+        mended = f"Line {self.line}: {self.solution}\n\n```python\n{self.mended.strip()}\n```"
+        return Marked(float(right), _verdict(right), (note,), mended)
+
+
+class Order(Question):
+    """Put the steps in order; the answer is the list of shown positions, first step first."""
+
+    kind: Literal["order"]
+    steps: Annotated[list[Option], Field(min_length=3, max_length=7)]
+
+    def shown(self) -> list[str]:
+        return [step.text for step in self.steps]
+
+    def mark(self, posed, answer) -> Marked:
+        if sorted(answer) != list(range(len(posed.options))):
+            raise ValueError("an order names every step once")
+        given = [posed.order[k] for k in answer]
+        pairs = [(a, b) for k, a in enumerate(given) for b in given[k + 1 :]]
+        share = sum(a < b for a, b in pairs) / len(pairs)
+        notes = tuple(
+            Note(f"{k + 1}. {step.text}", given[k] == k, True, step.why)
+            for k, step in enumerate(self.steps)
+        )
+        score = share if share == 1 else math.floor(share * 10) / 10 / 2  # half at most
+        says = _verdict(share == 1, f"{share:.0%} of the pairs stand in the right order.")
+        return Marked(score, says, notes)
+
+
+class Code(Question):
+    """Write a function; it is checked by the task of an exercise set, its mistakes named."""
+
+    kind: Literal["code"]
+    task: str
+    stub: str
+    solution: str
+
+    def mark(self, posed, answer) -> Marked:
+        from tlcourse.exercises import kit
+
+        task, names = kit.find(self.task), {}
+        try:
+            exec(compile(str(answer), "<your answer>", "exec"), names)
+            function = names[task.function]
+        except KeyError:
+            return Marked(0.0, f"Your code defines no function named {task.function}.")
+        except Exception as error:
+            return Marked(0.0, f"Your code does not run: {type(error).__name__}: {error}")
+        result = kit.evaluate(task, function, posed.seed)
+        notes = tuple(
+            Note(part.name, part.name not in result.failed, True, result.failed.get(part.name, ""))
+            for part in task.parts
+        )
+        says = _verdict(not result.failed, " ".join(kit.hints(result, 2)).strip())
+        solution = self.solution if result.failed else ""
+        return Marked(result.points / task.points, says, notes, solution)
+
+
+class Answers(_Data):
+    """A model answer at three lengths: a sentence, half a minute, two minutes."""
+
+    short: str
+    medium: str
+    long: str
+
+
+class RubricPoint(_Data):
+    """One thing a good answer says; `covers` are sentences that say it, `denies` the contrary."""
+
+    point: str
+    covers: Annotated[list[str], Field(min_length=2)]
+    denies: list[str] = []
+    weight: float = 1.0
+
+
+class Open(Question):
+    """An answer in words, scored against the points of a rubric: see rubric.py."""
+
+    kind: Literal["open"]
+    answers: Answers
+    rubric: Annotated[list[RubricPoint], Field(min_length=3, max_length=7)]
+
+    def mark(self, posed, answer) -> Marked:
+        from tlcourse.quiz import rubric
+
+        return rubric.mark(self, str(answer))
+
+
+Kind = Annotated[
+    Single | Several | Number | Output | Bug | Order | Code | Open, Field(discriminator="kind")
+]
+_SCHEMA = TypeAdapter(Kind)
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A question as it is shown: nothing in it but `question` and `order` gives the answer away."""
+
+    question: Question
+    seed: int
+    ask: str
+    code: str
+    options: tuple[str, ...]
+    order: tuple[int, ...]  # shown position -> position in the file
+    values: dict
+
+    def mark(self, answer) -> Marked:
+        """Return what an answer is worth. Raises ValueError for one of another form."""
+        try:
+            return self.question.mark(self, answer)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"{self.question.id}: not an answer of this kind: {error}") from None
+
+
+@functools.cache
+def load(folder: Path = FOLDER) -> dict[str, Question]:
+    """Read the bank: id -> question, by topic. Raises BankError naming the question at fault."""
+    questions: dict[str, Question] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        for question in _read(file):
+            if question.id in questions:
+                raise BankError(f"{file.name}: two questions are called {question.id}")
+            questions[question.id] = question
+    return questions
+
+
+def _read(file: Path) -> list[Question]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        topic = yaml.load(file.read_text(encoding="utf-8"), loader)
+        common = {"topic": topic["topic"], "lesson": topic["lesson"]}
+        entries = topic["questions"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise BankError(f"{file.name}: needs topic, lesson and questions: {error}") from None
+    read = []
+    for entry in entries:
+        try:
+            read.append(_SCHEMA.validate_python(common | entry))
+        except (ValidationError, TypeError) as error:
+            name = entry.get("id", "?") if isinstance(entry, dict) else "?"
+            raise BankError(f"{file.name}: question {name}: {error}") from None
+    return read
+
+
+def as_number(typed) -> float:
+    """Read a number as people type it: "1,280", "1.2e6", "64 %", "3/4". Raises ValueError."""
+    if isinstance(typed, (int, float)):
+        return float(typed)
+    text = re.sub(r"[\s,_]", "", str(typed)).replace("−", "-").replace("×10^", "e")
+    match = re.match(r"^([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:/([\d.]+))?(%)?", text)
+    if not match or text.count(".") > 2:
+        raise ValueError(f"{str(typed)[:40]!r} is not a number: type it like 1280 or 1.2e6")
+    try:
+        value = float(match[1]) / float(match[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{str(typed)[:40]!r} is not a number: type it like 0.75") from None
+    return value / 100 if match[3] else value
+
+
+def _value(expression: str, values: dict) -> Any:
+    """Evaluate an expression of the bank, which is ours; only `math` and the values are known."""
+    known = {"math": math, "sum": sum, "min": min, "max": max, "round": round, "range": range}
+    return eval(expression, {"__builtins__": {}, **known, "len": len, "int": int, **values})
+
+
+def _filled(text: str, values: dict) -> str:
+    return _TEMPLATES.from_string(text).render(values) if values else text
+
+
+def _position(answer, posed: Posed) -> int:
+    if isinstance(answer, bool) or not 0 <= int(answer) < len(posed.options):
+        raise ValueError(f"there is no option {answer!r}")
+    return int(answer)
+
+
+def _squeezed(text) -> str:
+    return re.sub(r"[\s'\"]+", "", str(text)).casefold()
+
+
+def _verdict(right: bool, more: str = "") -> str:
+    return " ".join(filter(None, ["Right." if right else "Not right.", more]))
+
+
+def by_kind(questions) -> Counter:
+    """Count questions by kind."""
+    return Counter(question.kind for question in questions)
