@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -279,6 +280,17 @@ def test_a_bad_option_is_answered_in_one_sentence(options, sentence, tmp_path):
     result = grade(tmp_path, tmp_path / "g.db", *options)
     assert result.returncode == 2 and sentence in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="gives up a right")
+def test_where_bubblewrap_may_build_nothing_it_refuses_in_the_words_of_the_system():
+    """As in a container whose root has no right to make namespaces."""
+    code = "from tlcourse.grading.sandbox import require; require()"
+    command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable]
+    refused = subprocess.run([*command, "-c", code], capture_output=True, text=True, check=False)
+    assert refused.returncode
+    assert "NoSandbox: bubblewrap is here, but the system does not let it" in refused.stderr
+    assert "namespace failed: Operation not permitted" in refused.stderr
 
 
 def test_without_bubblewrap_it_refuses_and_says_what_to_install(tmp_path, work, monkeypatch):

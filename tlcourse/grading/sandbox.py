@@ -26,11 +26,12 @@ from . import worker
 
 ADVICE = (
     "students' code runs only in a sandbox, and bubblewrap is not installed: type "
-    "`sudo apt install bubblewrap` (or what your system says for it), or pass "
-    "--trust-submissions if you would run each of these notebooks yourself on this machine"
+    "`sudo apt install bubblewrap` (or what your system says for it), grade in Docker (see "
+    "docs/instructors.md), or pass --trust-submissions if you would run each of these notebooks "
+    "yourself on this machine"
 )
 PRELOAD = {
-    "pytorch": ("numpy", "matplotlib.pyplot", "sklearn.linear_model", "torch"),
+    "pytorch": ("numpy", "matplotlib.pyplot", "sklearn.linear_model", "torch", "torch._dynamo"),
     "tensorflow": ("numpy", "matplotlib.pyplot", "sklearn.linear_model", "keras"),
 }
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -109,6 +110,12 @@ def require() -> None:
     """Raise NoSandbox where submissions cannot be kept apart from the rest of the machine."""
     if not shutil.which("bwrap"):
         raise NoSandbox(ADVICE)
+    tried = subprocess.run([*_walls(), "/bin/true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise NoSandbox(
+            f"bubblewrap is here, but the system does not let it build a sandbox "
+            f"({tried.stderr.strip()}): see “Without bubblewrap” in docs/instructors.md"
+        )
 
 
 class Sandbox:
