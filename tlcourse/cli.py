@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import __version__
+from .quiz.commands import app as quiz
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(quiz, name="quiz")
 
 
 class Framework(StrEnum):
@@ -306,7 +308,7 @@ def grade(
     import os
 
     if sys.platform != "linux":
-        _fail("submissions are graded on Linux, where bubblewrap is; on Windows inside WSL2")
+        _fail("submissions are graded on Linux or in Docker: see docs/instructors.md")
     from tqdm.auto import tqdm
 
     from . import notebooks

@@ -55,7 +55,7 @@ def path() -> Path | None:
     return platformdirs.user_data_path("tlcourse", appauthor=False) / "progress.db"
 
 
-def record(kind, item, points, possible, **detail) -> None:
+def record(kind, item, points, possible, /, **detail) -> None:
     """Add an event; where the file cannot be written, say so once and go on."""
     event = Event(kind, item, points, possible, detail)
     if path() is None:
@@ -108,10 +108,10 @@ def restore(source: Path) -> int:
 
 
 def erase() -> None:
-    """Delete the record."""
+    """Delete the record, and what lies beside it under its name, such as questions left open."""
     if path() is not None:
-        for suffix in ("", "-journal"):
-            Path(f"{path()}{suffix}").unlink(missing_ok=True)
+        for file in [path(), *path().parent.glob(f"{path().name}-*")]:
+            file.unlink(missing_ok=True)
 
 
 def lessons(folder: Path = Path(".")) -> list[tuple[str, Event | None]]:

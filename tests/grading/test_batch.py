@@ -293,6 +293,16 @@ def test_where_bubblewrap_may_build_nothing_it_refuses_in_the_words_of_the_syste
     assert "namespace failed: Operation not permitted" in refused.stderr
 
 
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root")
+def test_it_grades_as_the_first_process_of_a_container(tmp_path, work):
+    put(tmp_path, "work/alice/ex01.ipynb", work("all"))
+    code = "from tlcourse.cli import main; main()"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, "grade"]
+    command += [str(tmp_path / "work"), "--gradebook", str(tmp_path / "g.db")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert standing(tmp_path / "g.db") == {"alice": ("graded", 30.0)}
+
+
 def test_without_bubblewrap_it_refuses_and_says_what_to_install(tmp_path, work, monkeypatch):
     put(tmp_path, "work/alice/ex01.ipynb", work("all"))
     monkeypatch.setenv("PATH", str(tmp_path))

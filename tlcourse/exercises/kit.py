@@ -136,7 +136,7 @@ class Call:
             raise Wrong("it was not tried, since it ran too long before")
         given, kept = copy.deepcopy(inputs), copy.deepcopy(inputs)
         try:
-            with _quiet(), _limited(self.task.seconds):
+            with quiet(), limited(self.task.seconds):
                 if self.harness:
                     output = self.harness(self.function, *given)
                 else:
@@ -146,7 +146,7 @@ class Call:
             raise Unwritten("it is not written yet") from None
         except Wrong:
             raise
-        except _TimeIsUp:
+        except TimeIsUp:
             raise self.too_long(inputs) from None
         except (Exception, SystemExit) as error:
             self.trace = traceback.format_exc()
@@ -192,12 +192,12 @@ def native(function):
     return function[framework]
 
 
-class _TimeIsUp(BaseException):
-    pass
+class TimeIsUp(BaseException):
+    """What ran inside `limited` took too long."""
 
 
 @contextlib.contextmanager
-def _limited(seconds: float):
+def limited(seconds: float):
     """End what runs inside after so many seconds, in the main thread; elsewhere there is no way."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -217,7 +217,7 @@ def _limited(seconds: float):
         yield
     except KeyboardInterrupt:
         if over.is_set():
-            raise _TimeIsUp from None
+            raise TimeIsUp from None
         raise
     finally:
         done.set()
@@ -229,7 +229,8 @@ def _limited(seconds: float):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
+    """Swallow what is printed and warned inside."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

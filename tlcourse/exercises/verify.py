@@ -95,27 +95,32 @@ def verify_all(jobs) -> Tally:
 
     total, fresh = Tally(), multiprocessing.get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(os.cpu_count(), fresh, _confine, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        os.cpu_count(), fresh, _confine, (os.getpid(),), max_tasks_per_child=1
+    ) as pool:
         futures = [pool.submit(verify, *job) for job in jobs]
         for future in tqdm(futures, desc="sets and frameworks", disable=len(jobs) < 2):
             total.add(future.result())
     return total
 
 
-def _confine() -> None:
+def _confine(parent: int) -> None:
     """Some mutants ask for all memory there is."""
-    end_with_parent()
+    end_with_parent(parent)
     with contextlib.suppress(ImportError):  # Windows has no such limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
 
-def end_with_parent() -> None:
-    """See to it that this process does not outlive the one that started it; on Linux only."""
+def end_with_parent(parent: int) -> None:
+    """See to it that this process does not outlive the one that started it; on Linux only.
+
+    `parent` is that one's pid. In a container it may be 1.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:  # too late
+        if os.getppid() != parent:  # too late
             os._exit(1)
 
 

@@ -331,7 +331,11 @@ def _on_cores(jobs: list[Job], processes: int):
     fresh = multiprocessing.get_context("spawn")
     while waiting:
         with ProcessPoolExecutor(
-            processes, fresh, verify.end_with_parent, max_tasks_per_child=JOBS_A_PROCESS
+            processes,
+            fresh,
+            verify.end_with_parent,
+            (os.getpid(),),
+            max_tasks_per_child=JOBS_A_PROCESS,
         ) as pool:
             futures = {pool.submit(grade_one, job): job for job in waiting}
             try:

@@ -122,13 +122,13 @@ class Question(_Data):
         rng = random.Random(f"{self.id} {seed}")
         values = {name: rng.choice(choices) for name, choices in self.draw.items()}
         for name, expression in self.let.items():
-            values[name] = _value(expression, values)
+            values[name] = evaluated(expression, values)
         order = list(range(len(self.shown())))
         rng.shuffle(order)
         if self.kind == "order" and order == sorted(order):
             order.reverse()  # or there would be nothing to do
-        options = tuple(_filled(self.shown()[k], values) for k in order)
-        ask, code = _filled(self.ask, values), _filled(self.code, values)
+        options = tuple(filled(self.shown()[k], values) for k in order)
+        ask, code = filled(self.ask, values), filled(self.code, values)
         return Posed(self, seed, ask, code, options, tuple(order), values)
 
     def shown(self) -> list[str]:
@@ -149,7 +149,7 @@ class _Choice(Question):
     def _notes(self, posed, chosen) -> tuple[Note, ...]:
         options = [self.options[k] for k in posed.order]
         return tuple(
-            Note(text, option.right, k in chosen, _filled(option.why, posed.values))
+            Note(text, option.right, k in chosen, filled(option.why, posed.values))
             for k, (text, option) in enumerate(zip(posed.options, options, strict=True))
         )
 
@@ -214,16 +214,16 @@ class Number(Question):
 
     def value(self, posed: Posed) -> float:
         """The right number for these drawn values."""
-        return _value(self.answer, posed.values)
+        return evaluated(self.answer, posed.values)
 
     def mark(self, posed, answer) -> Marked:
         given, right = as_number(answer), self.value(posed)
-        solution = _filled(self.solution, posed.values | {"answer": right})
+        solution = filled(self.solution, posed.values | {"answer": right})
         if self._near(given, right):
             return Marked(1.0, _verdict(True), solution=solution)
         for mistake in self.mistakes:
-            if self._near(given, _value(mistake.answer, posed.values)):
-                why = _filled(mistake.why, posed.values | {"answer": right})
+            if self._near(given, evaluated(mistake.answer, posed.values)):
+                why = filled(mistake.why, posed.values | {"answer": right})
                 note = Note(f"{given:g}", False, True, why)
                 return Marked(0.0, _verdict(False), (note,), solution)
         return Marked(0.0, _verdict(False), solution=solution)
@@ -242,13 +242,13 @@ class Output(Question):
     mistakes: list[Mistake] = []
 
     def mark(self, posed, answer) -> Marked:
-        solution = _filled(self.solution, posed.values)
-        if _squeezed(answer) == _squeezed(_filled(self.prints, posed.values)):
+        solution = filled(self.solution, posed.values)
+        if _squeezed(answer) == _squeezed(filled(self.prints, posed.values)):
             return Marked(1.0, _verdict(True), solution=solution)
         notes = tuple(
-            Note(str(answer), False, True, _filled(mistake.why, posed.values))
+            Note(str(answer), False, True, filled(mistake.why, posed.values))
             for mistake in self.mistakes
-            if _squeezed(answer) == _squeezed(_filled(mistake.answer, posed.values))
+            if _squeezed(answer) == _squeezed(filled(mistake.answer, posed.values))
         )
         return Marked(0.0, _verdict(False), notes[:1], solution)
 
@@ -320,11 +320,14 @@ class Code(Question):
 
         task, names = kit.find(self.task), {}
         try:
-            exec(compile(str(answer), "<your answer>", "exec"), names)
+            with kit.quiet(), kit.limited(task.seconds):
+                exec(compile(str(answer), "<your answer>", "exec"), names)
             function = names[task.function]
         except KeyError:
             return Marked(0.0, f"Your code defines no function named {task.function}.")
-        except Exception as error:
+        except kit.TimeIsUp:
+            return Marked(0.0, f"Your code ran longer than {task.seconds:g} seconds.")
+        except (Exception, SystemExit) as error:
             return Marked(0.0, f"Your code does not run: {type(error).__name__}: {error}")
         result = kit.evaluate(task, function, posed.seed)
         notes = tuple(
@@ -437,13 +440,14 @@ def as_number(typed) -> float:
     return value / 100 if match[3] else value
 
 
-def _value(expression: str, values: dict) -> Any:
+def evaluated(expression: str, values: dict) -> Any:
     """Evaluate an expression of the bank, which is ours; only `math` and the values are known."""
     known = {"math": math, "sum": sum, "min": min, "max": max, "round": round, "range": range}
     return eval(expression, {"__builtins__": {}, **known, "len": len, "int": int, **values})
 
 
-def _filled(text: str, values: dict) -> str:
+def filled(text: str, values: dict) -> str:
+    """Return a text with the drawn values in it; one without values is not a template."""
     return _TEMPLATES.from_string(text).render(values) if values else text
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlcourse.quiz import bank
+from tlcourse.quiz import bank, key
 
 SECOND_KEY = Path(__file__).parent / "second_key.json"
 SEEDS = range(20)  # draws that are tried of each question
@@ -65,7 +65,7 @@ def problems(questions: dict[str, bank.Question], root: Path) -> list[Problem]:
 def _of_draws(question):
     try:
         drawn = [question.pose(seed) for seed in SEEDS]
-        rights = [posed.mark(key(posed)) for posed in drawn if question.kind != "open"]
+        rights = [posed.mark(key.right(posed)) for posed in drawn if question.kind != "open"]
     except Exception as error:
         yield "draw", f"cannot be posed: {type(error).__name__}: {error}"
         return
@@ -75,9 +75,9 @@ def _of_draws(question):
         for posed in drawn:
             given = mistake.answer
             if question.kind == "number":
-                given = bank._value(given, posed.values)
+                given = bank.evaluated(given, posed.values)
             else:
-                given = bank._filled(given, posed.values)
+                given = bank.filled(given, posed.values)
             if posed.mark(given).right:
                 yield "draw", f"the mistake {mistake.answer!r} is right for {posed.values}"
                 break
@@ -85,30 +85,6 @@ def _of_draws(question):
         if "{{" in posed.ask + posed.code or "{%" in posed.ask + posed.code:
             yield "draw", "a placeholder is left in its text"
             break
-
-
-def key(posed: bank.Posed):
-    """The right answer to a posed question, in the form its kind takes; "" for code and open."""
-    question = posed.question
-    right = [k for k, place in enumerate(posed.order) if _is_right(question, place)]
-    match question.kind:
-        case "single":
-            return right[0]
-        case "several":
-            return right
-        case "order":
-            return [posed.order.index(k) for k in range(len(posed.order))]
-        case "number":
-            return question.value(posed)
-        case "output":
-            return bank._filled(question.prints, posed.values)
-        case "bug":
-            return question.line
-    return ""
-
-
-def _is_right(question, place: int) -> bool:
-    return question.kind in ("single", "several") and question.options[place].right
 
 
 def _headings(root: Path) -> dict[str, set[str]]:
@@ -206,7 +182,7 @@ def _of_positions(questions):
 
     for size in (3, 4, 5):
         places = [
-            key(question.pose(0))
+            key.right(question.pose(0))
             for question in questions.values()
             if question.kind == "single" and len(question.options) == size
         ]
@@ -296,6 +272,9 @@ def compare(questions: dict[str, bank.Question], answers: list[dict]) -> tuple[d
     for entry in answers:
         if entry["answer"] is None:
             continue
+        if entry["id"] not in questions:
+            settle.append(Problem(entry["id"], "second key", "is no question of the bank"))
+            continue
         posed = questions[entry["id"]].pose(0)
         try:
             right = posed.mark(entry["answer"]).right
@@ -304,20 +283,36 @@ def compare(questions: dict[str, bank.Question], answers: list[dict]) -> tuple[d
         if right:
             agreed[entry["id"]] = digest(posed)
         else:
-            says = f"the second answer is {entry['answer']!r}, the key {key(posed)!r}"
+            says = f"the second answer is {entry['answer']!r}, the key {key.right(posed)!r}"
             settle.append(Problem(entry["id"], "second key", says))
     return agreed, settle
 
 
 def digest(posed: bank.Posed) -> str:
     """A short name for what is asked and its key; another wording has another."""
-    shown = json.dumps([posed.ask, posed.code, posed.options, key(posed)], ensure_ascii=False)
+    shown = json.dumps([posed.ask, posed.code, posed.options, key.right(posed)], ensure_ascii=False)
     return hashlib.sha256(shown.encode()).hexdigest()[:12]
+
+
+def read_answers(file: Path) -> list[dict]:
+    """Read a blank that was filled in. Raises ValueError where it is none."""
+    try:
+        answers = json.loads(file.read_text(encoding="utf-8"))
+        return [{"id": entry["id"], "answer": entry["answer"]} for entry in answers]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no filled-in blank of quiz check: {error}") from None
 
 
 def second_key() -> dict[str, str]:
     """The recorded second derivation: id -> digest of what agreed."""
     return json.loads(SECOND_KEY.read_text(encoding="utf-8")) if SECOND_KEY.exists() else {}
+
+
+def record(agreed: dict[str, str]) -> None:
+    """Add what agreed to the second key, and forget questions that are no more."""
+    known = bank.load()
+    kept = {name: seen for name, seen in (second_key() | agreed).items() if name in known}
+    SECOND_KEY.write_text(json.dumps(dict(sorted(kept.items())), indent=0) + "\n", "utf-8")
 
 
 def _without_second_key(questions) -> list[Problem]:
