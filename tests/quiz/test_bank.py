@@ -253,3 +253,14 @@ def test_code_that_never_ends_or_leaves_is_answered(questions, code, says, monke
     quick = replace(kit.find(question.task), seconds=0.3)
     monkeypatch.setattr(kit, "find", lambda _: quick)
     assert says in question.pose(0).mark(code).says
+
+
+def test_the_documents_count_what_there_is(questions):
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# The question bank\n\n{len(questions)} questions")
+    for kind, count in bank.by_kind(questions.values()).items():
+        assert f"| {kind} | {count} |" in page
+    for level in bank.LEVELS:
+        count = sum(question.level == level for question in questions.values())
+        assert f"{count} {level}" in page
+    assert f"{len(questions)} questions" in (ROOT / "README.md").read_text(encoding="utf-8")
