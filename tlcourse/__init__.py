@@ -3,4 +3,4 @@
 What a notebook teaches stands in the notebook; see notebooks/.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -263,7 +263,7 @@ def clean(executed) -> None:
     """Take out of an executed notebook what changes from run to run, in place.
 
     Timestamps, papermill's notes, messages on stderr (warnings, progress bars) and widgets, which
-    show nothing without their kernel.
+    show nothing without their kernel; what one shows in their place stays.
     """
     kept = executed.metadata.get("tlcourse", {})
     executed.metadata.clear()
@@ -273,13 +273,16 @@ def clean(executed) -> None:
             cell.metadata.pop(volatile, None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_volatile(output)]
+            for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)
         for error in _all_errors(cell):
             # An announced error is shown by its message; the trace holds paths of this machine.
             error["traceback"] = [f"{error.ename}: {error.evalue}"]
 
 
 def _is_volatile(output) -> bool:
-    return output.get("name") == "stderr" or WIDGET in output.get("data", {})
+    data = output.get("data", {})
+    return output.get("name") == "stderr" or (WIDGET in data and "text/html" not in data)
 
 
 def refuse_unfit(executed, root: Path) -> None:

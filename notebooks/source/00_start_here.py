@@ -295,6 +295,8 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 #   language model, and where in it does knowledge stand? 45 minutes, 1 to run. Needs 01 and 04.
 # - **07 [BERT: fine-tuning](07_bert_fine_tuning.ipynb)**: when does training a language model
 #   further beat leaving it as it is? 45 minutes, 1.5 to run. Needs 06.
+# - **08 [Domain adaptation](08_domain_adaptation.ipynb)**: the labels are in one place, the work is
+#   in another: what helps, and what makes it worse? 45 minutes, 1 to run. Needs 01 and 06.
 # - **09 [Many tasks, and one after another](09_many_tasks.ipynb)**: which tasks help each other,
 #   and what is forgotten on the way? 45 minutes, 1 to run. Needs 05 and 06.
 # - **10 [Case study: solar-cell inspection](10_case_study.ipynb)**: from the data sheet to a model
@@ -303,6 +305,8 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 #   network see, hear and name? 45 minutes, 1 to run. Needs 04 and 06.
 # - **12 [More data, more machines](12_scale.ipynb)**: from two cores to a billion pictures, and
 #   when to stop adding machines. 45 minutes, 1 to run. Needs 04.
+# - **13 [The interview room](13_interview_room.ipynb)**: what would you be asked, and what do you
+#   still know next week? As long as you like; go there after any lesson.
 #
 # Begin with 01 if you like to know what the words mean, with 04 if you would rather see things
 # work.

@@ -84,7 +84,7 @@ import torch
 
 backbone = backbones.load("efficientnet-lite0")
 M = backbone.model  # a Sequential, so a cut is a slice
-X = backbone.preprocess(pictograms.images[:16])
+X = backbone.preprocess(pictograms.images[: run.pick(smoke=4, cpu=16)])
 with torch.inference_mode():
     F = M[:-1](X).numpy()  # equation (1)
     rejoined, whole = M[-1](torch.from_numpy(F)).numpy(), M(X).numpy()
@@ -94,7 +94,7 @@ import keras
 
 backbone = backbones.load("efficientnet-lite0")
 M = backbone.model  # a functional model, so a cut is a new model that ends earlier
-X = backbone.preprocess(pictograms.images[:16])
+X = backbone.preprocess(pictograms.images[: run.pick(smoke=4, cpu=16)])
 M_cut = keras.Model(M.input, M.layers[-2].output)
 F = M_cut.predict(X, verbose=0)  # equation (1)
 rejoined, whole = M.layers[-1](F).numpy(), M(X).numpy()
@@ -114,8 +114,8 @@ F_objects = features.extract(backbone, objects.images, cuts=cuts)
 F_near = {cut: F_objects[cut][labelled] for cut in cuts}
 F_far = features.extract(backbone, cells.images, cuts=cuts)
 exact = features.extract(backbone, pictograms.images, precision="fp32")["head"]
-print(f"by hand against extract in fp32: {np.abs(F - exact[:16]).max():.0e} at most")
-assert np.abs(F - exact[:16]).max() < 1e-4
+print(f"by hand against extract in fp32: {np.abs(F - exact[: len(F)]).max():.0e} at most")
+assert np.abs(F - exact[: len(F)]).max() < 1e-4
 off = np.linalg.norm(F_near["head"] - exact, axis=1) / np.linalg.norm(exact, axis=1)
 print(f"bf16, taken where the processor has it, moves a vector by {off.mean():.1%} of its length")
 
@@ -199,7 +199,8 @@ resnet = keras.applications.ResNet50(weights=None, include_top=False, input_shap
 print(sum(isinstance(layer, keras.layers.Dense) for layer in resnet.layers), "dense layers")
 ends = resnet.layers[-2:]
 two_ends = keras.Model(resnet.input, [layer.output for layer in ends])
-X_resnet = keras.applications.resnet50.preprocess_input(pictograms.images[:8].astype("float32"))
+few = pictograms.images[: run.pick(smoke=2, cpu=8)].astype("float32")
+X_resnet = keras.applications.resnet50.preprocess_input(few)
 negative = [(maps.numpy() < 0).mean(axis=(1, 2, 3)) for maps in two_ends(X_resnet)]
 for layer, share in zip(ends, negative, strict=True):
     print(f"{layer.name}: shape {layer.output.shape}, {share.mean():.0%} negative")
@@ -297,12 +298,13 @@ claim_margin("04.winner", text, at_end["features F"], at_end["winner only"], abo
 # %% tags=["pytorch"]
 import copy
 
-company = [backbone.preprocess(pictograms.images[rows]) for rows in (slice(8, 16), slice(-8, None))]
+n, drawings = run.pick(smoke=2, cpu=8), pictograms.images
+company = [backbone.preprocess(images) for images in (drawings[n : 2 * n], drawings[-n:])]
 
 
 def moved_by_company(model):
     with torch.inference_mode():
-        one, two = (model[:-1](torch.cat([X[:8], others]))[:8] for others in company)
+        one, two = (model[:-1](torch.cat([X[:n], others]))[:n] for others in company)
     return ((one - two).norm(dim=1) / two.norm(dim=1)).numpy()
 
 
@@ -312,12 +314,13 @@ moved_frozen = moved_by_company(training.requires_grad_(False))
 moved_evaluation = moved_by_company(M)
 
 # %% tags=["tensorflow"]
-company = [backbone.preprocess(pictograms.images[rows]) for rows in (slice(8, 16), slice(-8, None))]
+n, drawings = run.pick(smoke=2, cpu=8), pictograms.images
+company = [backbone.preprocess(images) for images in (drawings[n : 2 * n], drawings[-n:])]
 
 
 def moved_by_company(model, training):
-    batches = [np.concatenate([X[:8], others]) for others in company]
-    one, two = (model(batch, training=training).numpy()[:8] for batch in batches)
+    batches = [np.concatenate([X[:n], others]) for others in company]
+    one, two = (model(batch, training=training).numpy()[:n] for batch in batches)
     return np.linalg.norm(one - two, axis=1) / np.linalg.norm(two, axis=1)
 
 
@@ -476,7 +479,7 @@ weights_loop, seconds_loop = train_head(through_the_network)
 weights_kept, seconds_kept = train_head(lambda rows: kept[rows])
 
 # %% tags=["tensorflow"]
-y = pictograms.labels[: run.pick(smoke=32, cpu=96)]
+y = pictograms.labels[: run.pick(smoke=20, cpu=96)]
 
 
 def train_head(before_the_head, inputs_of):
@@ -512,7 +515,7 @@ assert np.abs(weights_loop - weights_kept).max() < 1e-4
 
 # %%
 started, epochs = time.perf_counter(), 10
-features.extract(backbone, pictograms.images, cache=False)
+features.extract(backbone, pictograms.images, cache=run.pick(smoke=True, cpu=False))
 seconds_extract, batches = time.perf_counter() - started, len(pictograms) / 16
 once = seconds_extract + seconds_kept.mean() * batches * epochs
 ratio = seconds_loop.min() * batches * epochs / once

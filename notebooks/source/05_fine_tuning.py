@@ -54,7 +54,7 @@ digits = datasets.digits()
 digits = digits.subset(np.arange(0, len(digits), 3))
 if run.profile == "smoke":
     objects, sketches = (d.subset(np.arange(0, len(d), 7)) for d in (objects, sketches))
-    digits = digits.subset(np.arange(0, len(digits), 6))
+    digits = digits.subset(np.arange(0, len(digits), 10))
 known = objects.labels >= 0
 pictograms, outlines = objects.subset(known), sketches.subset(known)
 y = pictograms.labels
@@ -128,7 +128,7 @@ figures.show(fig, alt)
 
 # %% tags=["tensorflow"]
 nets = keras.applications.MobileNetV2, keras.applications.ResNet50
-for build in nets:
+for build in nets[: run.pick(smoke=1, cpu=2)]:
     net = build(weights=None, include_top=False, input_shape=(96, 96, 3))
     print(f"{net.name}: {len(net.layers)} layers, layers[100] is {net.layers[100].name}")
 
@@ -162,7 +162,8 @@ def maps_of(images):
 
 dark = 255 - np.minimum(digits.images.astype(int) * 16, 255)
 maps = {"in": maps_of(pictograms.images), "out": maps_of(outlines.images)}
-maps["others"] = maps_of(objects.images[~known][::4])  # drawings of none of the eight classes
+others = objects.images[~known][:: run.pick(smoke=12, cpu=4)]  # drawings of none of the classes
+maps["others"] = maps_of(others)
 maps["digits"] = maps_of(dark.astype(np.uint8))
 print({name: x.shape for name, x in maps.items()})
 
@@ -282,7 +283,7 @@ from sklearn.metrics import balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
 threadpool_limits(1, user_api="blas")  # for matrices this small, one thread is the fastest
-LABELS = run.pick(smoke=32, cpu=128)
+LABELS = run.pick(smoke=16, cpu=128)
 
 
 def fitted_head(F, labels):
@@ -549,7 +550,7 @@ claim_margin("05.start", text, *both, above=0.05)
 # as the rate grows, what suffers earlier, the accuracy or what the network knew before?
 
 # %%
-rates = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+rates = run.pick(smoke=(1e-4, 1e-3), cpu=(1e-5, 1e-4, 3e-4, 1e-3, 3e-3))
 keys = {"in": "in domain", "out": "out of domain", "agree": "old answers\nkept"}
 frames = {}
 for rate in rates:
@@ -821,7 +822,8 @@ def statistics():
 def moved_by_fit(nested):
     before = statistics()
     nested.compile(keras.optimizers.Adam(1e-5), cross_entropy)
-    nested.fit(x["in"][:64], y[:64], verbose=0)
+    rows = slice(run.pick(smoke=16, cpu=64))
+    nested.fit(x["in"][rows], y[rows], verbose=0)
     return np.abs(statistics() - before).max()
 
 
@@ -834,9 +836,9 @@ unfreeze()  # the repair: the BatchNorm layers themselves are not trainable
 assert moved_by_fit(nested) == 0
 
 # %% [markdown] tags=["tensorflow"]
-# In Keras 3 `training=False` in the call protects the statistics only as long as the base is not
-# trainable. After `trainable = True` they move in `fit`. Set the BatchNorm layers back, then
-# compile.
+# In a functional model of Keras 3 `training=False` in the call protects the statistics only while
+# the base is not trainable. After `trainable = True` they move in `fit`. Set the BatchNorm layers
+# back, then compile.
 
 # %% [markdown]
 # What does it cost? Show the network the training pictures in training mode, without one gradient

@@ -179,7 +179,7 @@ def scenes(rows, left, n, seed):
 
 def new_case(seed):
     train, test = pictograms.split("block", test_size=0.3, seed=seed)
-    n, m = run.pick(smoke=(24, 12), cpu=(160, 64))
+    n, m = run.pick(smoke=(16, 8), cpu=(160, 64))
     train, test = scenes(train, True, n, 2 * seed), scenes(test, False, m, 2 * seed + 1)
     return SimpleNamespace(seed=seed, train=train, test=test)
 
@@ -288,7 +288,7 @@ def detection_loss(Y, z):
 # which is a probability of 0.018. Else the first steps go into unlearning boxes everywhere.
 
 # %% tags=["pytorch"]
-EPOCHS = run.pick(smoke=2, cpu=12)
+EPOCHS = run.pick(smoke=1, cpu=12)
 
 
 def train_head(x, Y, seed):
@@ -323,7 +323,7 @@ def predict(head, x):
 # %% tags=["tensorflow"]
 from functools import cache
 
-EPOCHS = run.pick(smoke=2, cpu=12)
+EPOCHS = run.pick(smoke=1, cpu=12)
 
 
 @cache  # compiled once for each width, given fresh weights for each training
@@ -578,7 +578,8 @@ def at_threshold(threshold):
 
 
 shown = int(np.argmax([len(labels) for labels in case.test.labels]))
-frames = {f"{t}": at_threshold(t) for t in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)}
+thresholds = run.pick(smoke=(0.1, 0.3), cpu=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
+frames = {f"{t}": at_threshold(t) for t in thresholds}
 alt = "A test scene with the boxes that the detector draws at this threshold of the score."
 figures.slider(frames, "show boxes with a score of at least", alt, start="0.3")
 
@@ -682,7 +683,7 @@ def as_pictures(L):
 
 
 with threadpool_limits(1, user_api="blas"):
-    sounds = {seed: recordings(run.pick(smoke=48, cpu=240), seed) for seed in run.seeds(5)}
+    sounds = {seed: recordings(run.pick(smoke=24, cpu=240), seed) for seed in run.seeds(5)}
 
 # %%
 L, instrument, _ = sounds[run.seeds(1)[0]]

@@ -59,7 +59,8 @@ from tlcourse.evidence import claim, claim_margin, summary
 
 pictograms, cells = datasets.pictograms("color"), datasets.solar_cells()
 if run.profile == "smoke":
-    pictograms, cells = (d.subset(np.arange(0, len(d), 8)) for d in (pictograms, cells))
+    some = (pictograms, 8), (cells, 16)
+    pictograms, cells = (d.subset(np.arange(0, len(d), step)) for d, step in some)
 backbone = backbones.load("efficientnet-lite0")
 F = features.extract(backbone, pictograms.images, precision="fp32")["head"]
 F = ((F - F.mean(axis=0)) / (F.std(axis=0) + 1e-6)).astype(np.float32)
@@ -75,7 +76,7 @@ print(pictograms)
 # the loss over all pictures is noted: the **loss curve**.
 
 # %%
-STEPS, BATCH, RATE = run.pick(smoke=5, cpu=40), 32, 0.02
+STEPS, BATCH, RATE = run.pick(smoke=2, cpu=40), 32, 0.02
 seeds = run.seeds(5)
 
 
@@ -660,6 +661,7 @@ claim_margin("12.adam", text, moved["Adam"] / moved["SGD"], below=0.01)
 
 # %%
 VIEWS, SIDE, LIMIT = 8, 75, 600_000_000  # Dask ends a worker near LIMIT bytes
+CUT = run.pick(smoke="block1", cpu="block11")
 n_pictures = VIEWS * len(cells)
 data_set = n_pictures * cells.images[0].nbytes
 np.save(folder / "cells.npy", cells.images)  # on a cluster: a disk that all machines see
@@ -674,7 +676,7 @@ import openvino
 class Trunk(nn.Module):
     def __init__(self):
         super().__init__()
-        self.trunk = backbone.split("block11")[0]
+        self.trunk = backbone.split(CUT)[0]
 
     def forward(self, images):  # (n, side, side, 3) to (n, 112)
         return self.trunk(images.permute(0, 3, 1, 2)).mean(dim=(2, 3))
@@ -688,7 +690,7 @@ openvino.save_model(graph, folder / "trunk.xml", compress_to_fp16=False)
 # %% tags=["tensorflow"]
 import openvino
 
-inputs, original = keras.Input((SIDE, SIDE, 3)), backbone.split("block11")[0]
+inputs, original = keras.Input((SIDE, SIDE, 3)), backbone.split(CUT)[0]
 trunk = keras.models.clone_model(original, input_tensors=inputs)
 trunk.set_weights(original.get_weights())
 pooled = tf.function(keras.Model(inputs, keras.ops.mean(trunk.output, axis=(1, 2))))
@@ -994,7 +996,7 @@ def parameters(network):
 
 # %%
 lite0, lite2 = backbones.load("efficientnet-lite0"), backbones.load("efficientnet-lite2")
-few = pictograms.images[:8]
+few = pictograms.images[: run.pick(smoke=2, cpu=8)]
 work = {"pass 0": (forward, lite0), "pass 2": (forward, lite2), "step 0": (training_step, lite0)}
 
 

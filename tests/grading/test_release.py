@@ -104,8 +104,11 @@ def test_the_student_bundle_has_what_a_student_needs_and_nothing_else(made):
     files = contents(made[1])
     assert {name.split("/")[0] for name in files} == {
         *("LICENSE", "Makefile", "README.md", "SHA256SUMS", "VERSION", "benchmarks", "exercises"),
-        *("constraints.txt", "notebooks", "pyproject.toml", "requirements.txt", "tlcourse"),
+        *("constraints.txt", "docs", "notebooks", "pyproject.toml", "requirements.txt"),
+        "tlcourse",
     }
+    docs = {name for name in files if name.startswith("docs/")}
+    assert docs == {"docs/interview.md", "docs/questions.md"}
     assert not [name for name in files if "grading" in name or "verify" in name]
     for path in CURRENT:
         name, sets = path.stem, notebooks.is_exercise(path)

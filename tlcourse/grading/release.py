@@ -22,9 +22,11 @@ from tlcourse.exercises.source import ANSWER
 FILES = (
     *("LICENSE", "requirements.txt", "constraints.txt", "pyproject.toml", "tlcourse/**/*.*"),
     "benchmarks/results/*.json",  # recorded runs that lessons draw
+    *("docs/interview.md", "docs/questions.md"),
     *("docs/instructors.md", "docs/exercises.md", "solutions/nbgrader_config.py"),
 )
-PRIVATE = ("docs/", "solutions/", "tlcourse/grading/", "tlcourse/exercises/verify.py")
+PRIVATE = ("docs/instructors.md", "docs/exercises.md", "solutions/", "tlcourse/grading/")
+PRIVATE += ("tlcourse/exercises/verify.py",)
 LEFTOVER = re.compile(r"(^|/)(\.|__pycache__/)")
 SECRET_LENGTH = 16
 SEED_FILE = """\

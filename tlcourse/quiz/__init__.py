@@ -10,6 +10,4 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tlcourse.quiz import rooms
 
-    # All at once: importing the module interview has just put itself under that name.
-    globals().update(room=rooms.room, ask=rooms.ask, interview=rooms.interview)
-    return globals()[name]
+    return getattr(rooms, name)

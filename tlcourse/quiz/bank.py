@@ -189,7 +189,8 @@ class Several(_Choice):
         false = sum(note.chosen and not note.right for note in notes)
         wanted = sum(note.right for note in notes)
         score = max(0, hits - false) / wanted
-        says = _verdict(score == 1, f"{hits} of {wanted} found, {false} chosen that are not right.")
+        found = f"{hits} of {wanted} found, {false} chosen that are not right."
+        says = _verdict(score == 1, found if score < 1 else "")
         return Marked(score, says, notes)
 
 
@@ -303,7 +304,8 @@ class Order(Question):
             for k, step in enumerate(self.steps)
         )
         score = share if share == 1 else math.floor(share * 10) / 10 / 2  # half at most
-        says = _verdict(share == 1, f"{share:.0%} of the pairs stand in the right order.")
+        pairs_right = f"{share:.0%} of the pairs stand in the right order."
+        says = _verdict(share == 1, pairs_right if share < 1 else "")
         return Marked(score, says, notes)
 
 

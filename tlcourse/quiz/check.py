@@ -114,6 +114,8 @@ def _of_links(question, questions, headings):
             return
         if task.harness:
             yield "link", f"task {task.id} needs a framework's model"
+        if "```" in question.solution:
+            yield "link", "its solution shows code, but students of a class are graded on this task"
         if f"def {task.function}(" not in question.stub:
             yield "link", f"its stub does not define {task.function}"
 

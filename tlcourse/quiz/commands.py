@@ -67,7 +67,7 @@ def interview(
     import secrets
 
     from . import bank, terminal
-    from .interview import Interview
+    from .mock_interview import Interview
 
     chosen = secrets.randbits(31) if seed is None else seed
     room = Interview(int(minutes), level, chosen, questions=bank.load())

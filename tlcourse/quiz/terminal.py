@@ -22,7 +22,7 @@ from rich.text import Text
 from . import key, memory
 from .bank import Marked
 from .formulas import in_unicode
-from .interview import Interview
+from .mock_interview import Interview
 
 with contextlib.suppress(ImportError):  # not on Windows, whose terminal edits lines itself
     import readline  # noqa: F401

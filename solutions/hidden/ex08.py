@@ -155,7 +155,7 @@ def _a_layer_keras(features, classify, discriminate, S, y, T, progress):
 
     @tf.custom_gradient
     def turn(F):
-        return tf.identity(F), lambda upstream: -lam * upstream
+        return tf.identity(F), lambda dy: dy * -lam
 
     F_S, F_T = features(S), features(T)
     L_y = tf.keras.losses.sparse_categorical_crossentropy(y, classify(F_S), from_logits=True)

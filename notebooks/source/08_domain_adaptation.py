@@ -54,6 +54,7 @@ run = runtime.start("pytorch", PROFILE, SEED)
 # kinds of sentences, and three pairs of pictures.
 
 # %%
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +74,12 @@ data |= {style: datasets.pictograms(style) for style in ("color", "line")}
 cells = datasets.solar_cells()
 data |= {t: cells.subset(cells.meta["cell_type"] == t) for t in ("mono", "poly")}
 data["handwritten"] = datasets.digits()
+del cells  # 236 MB, and both kinds are copies
 if run.profile == "smoke":
     thin = {name: 16 if name in TEXTS else 5 for name in data}
     data = {name: d.subset(np.arange(0, len(d), thin[name])) for name, d in data.items()}
+for name in (*TEXTS, "mono", "poly"):
+    print(f"{name:9} {len(data[name]):6,} rows, {data[name].labels.mean():4.0%} of class 1")
 
 # %% [markdown]
 # Printed digits do not come with the course, so print some: fourteen fonts that matplotlib brings
@@ -116,7 +120,7 @@ data["printed"] = replace(
 PICTURES = (("printed", "handwritten"), ("color", "line"), ("mono", "poly"), ("poly", "mono"))
 shown = {}
 for name in ("printed", "handwritten", "color", "line", "mono", "poly"):
-    images = data[name].images[np.linspace(5, len(data[name]) - 4, 3).astype(int)]
+    images = data[name].images[np.linspace(25, len(data[name]) - 35, 3).astype(int)]
     shown[name] = [255 - 15 * x.astype(int) if len(x) == 8 else x for x in images]
 figures.image_grid(
     [picture for pictures in shown.values() for picture in pictures],
@@ -144,13 +148,18 @@ def extracted(name, network=backbone):
 
 
 F = {name: extracted(name) for name in data}
+del encoder  # its work is done, and it takes memory
+gc.collect()
 
 # %% [markdown]
 # A **case** is one shift with one seed. Learn from the source rows `S` with labels and from the
-# target rows `T` without; test on `E`, target rows of other blocks (other reviews, modules,
-# writers; films and tweets carry no block, so their rows are dealt at random). `V` are held-out
-# source rows. The features are standardised and turned to their 128 main directions, both measured
-# on source rows: source-only must not have seen the target. `yT` is for the oracle alone.
+# target rows `T` without; test on `E`, target rows of other blocks (reviews, articles, stretches of
+# cells, of digits, of pictograms; films and tweets carry no block, so their rows are dealt at
+# random). `V` are held-out source rows. The features are standardised and turned to their 128 main
+# directions, both measured on source rows: source-only must not have seen the target. One trap lies
+# there: a feature that hardly moves in the source can be thousands of its standard deviations away
+# in the target, and that one number then decides. So it is cut at ten. `yT` is for the oracle
+# alone.
 #
 # The number is **balanced accuracy**: the class shares differ between domains, and a classifier
 # should not score by guessing the larger class.
@@ -160,7 +169,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
 threadpool_limits(1, user_api="blas")  # for matrices this small, one thread is the fastest
@@ -172,17 +181,22 @@ def draw(name, seed, size=1500):
     return np.random.default_rng(seed).permutation(train)[:size], test
 
 
+def view_from(X):
+    cut = FunctionTransformer(np.clip, kw_args={"a_min": -10, "a_max": 10})
+    K = min(128, X.shape[1], len(X) // 2)
+    return make_pipeline(StandardScaler(), cut, PCA(K, random_state=0)).fit(X)
+
+
 def new_case(source, target, seed, F=F):
     (s, v), (t, e), y = draw(source, seed), draw(target, seed), {k: data[k].labels for k in data}
-    K = min(128, F[source].shape[1], len(s) // 2)
-    view = make_pipeline(StandardScaler(), PCA(K, random_state=0)).fit(F[source][s])
+    view = view_from(F[source][s])
     X = {"S": F[source][s], "V": F[source][v], "T": F[target][t], "E": F[target][e]}
     labels = {"yS": y[source][s], "yV": y[source][v], "yT": y[target][t], "yE": y[target][e]}
     return SimpleNamespace(**{k: view.transform(x) for k, x in X.items()}, **labels)
 
 
 def fitted(X, y, w=None):
-    return LogisticRegression(C=0.01, max_iter=300).fit(X, y, sample_weight=w)
+    return LogisticRegression(C=0.01, max_iter=1000).fit(X, y, sample_weight=w)
 
 
 def score(model, case):
@@ -333,10 +347,12 @@ claim_margin("08.coral_cells", text, gain("CORAL", ("mono", "poly")), above=0)
 # their place. Our network was trained on ImageNet, not on the source. So there are two readings:
 # new statistics for the target only, or **each domain its own**. **Guess first:** does it matter?
 # The statistics come from 128 pictures of each domain, without labels (test pictures among them,
-# which this setting allows).
+# which this setting allows). They are drawn once a run: the intervals below do not speak of that
+# draw. Sentences and digits have no part in this: MiniLM has LayerNorm, which keeps no statistics,
+# and the digits have no network.
 
 # %%
-count, some = run.pick(smoke=16, cpu=128), {}
+count, some = run.pick(smoke=8, cpu=128), {}
 for name in ("color", "line", "mono", "poly"):  # mixed, since they are stored class by class
     mixed = np.random.default_rng(run.seed).permutation(len(data[name]))
     some[name] = data[name].images[mixed[:count]]
@@ -373,7 +389,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 
-def adapted(images, size=16):
+def adapted(images, size=8):
     model = keras.models.clone_model(backbone.model)
     model.set_weights(backbone.model.get_weights())
     norms = [part for part in model.layers if isinstance(part, layers.BatchNormalization)]
@@ -402,14 +418,15 @@ claim_margin("08.adabn_one", text, gain("AdaBN, one side", ("color", "line")), b
 text = "With each domain its own statistics, cells gain over 0.05 (mean of both directions)"
 both = (gain("AdaBN", ("mono", "poly")) + gain("AdaBN", ("poly", "mono"))) / 2
 claim_margin("08.adabn", text, both, above=0.05)
-text = "From poly to mono cells AdaBN is over 0.03 above CORAL"
-pair = ("poly", "mono")
-claim_margin("08.rows_cells", text, found[pair]["AdaBN"], found[pair]["CORAL"], above=0.03)
+text = "On cells AdaBN is above CORAL (mean of both directions)"
+by_coral = (gain("CORAL", ("mono", "poly")) + gain("CORAL", ("poly", "mono"))) / 2
+claim_margin("08.rows_cells", text, both, by_coral, above=0)
 
 # %% [markdown]
 # The recipe "re-estimate BatchNorm on the target" supposes that the network *was trained on the
-# source*. With an ImageNet trunk, changing one side only moves the target away from the features
-# that the classifier knows.
+# source*. This one was trained on ImageNet: with the target's statistics changed alone, the
+# classifier meets line drawings in features that it never saw. Change both sides, and each domain
+# is centred in its own way.
 #
 # ## DANN
 #
@@ -472,7 +489,8 @@ print("the reversed gradient is -0.7 times the plain one, to the last bit")
 # domain head with a hidden layer. All cases and all λ train **side by side**: one tensor holds the
 # weights of hundreds of small networks, and none touches another. Two things keep it fair. The
 # paper's schedule lets λ grow from 0. And the **control is the same network with λ = 0**, not the
-# logistic regression from above.
+# logistic regression from above. One thing is not fair: its width, learning rate and number of
+# steps were tried with target accuracies in sight. More on that below.
 
 # %%
 LAMBDAS, STEPS, ROWS, CLASSES = (0.0, 0.1, 1.0), run.pick(smoke=5, cpu=300), 1024, 10
@@ -604,11 +622,15 @@ pair = ("color", "line")
 claim_margin("08.dann_sketch", text, found[pair]["CORAL"], found[pair]["DANN 1"], above=0.03)
 
 # %% [markdown]
-# DANN is the best known of the four, and on frozen features with a small layer it gains
-# little here. Do not read more into it than was done: the paper trains the whole network, with many
-# more pictures. What you can take along: compare with λ = 0, or the network itself gets the credit.
+# DANN is the best known of the four, and on frozen features with a small layer it gains nothing on
+# text. Do not read more into it than was done: the paper trains the whole network, with many more
+# pictures. What you can take along: compare with λ = 0, or the network itself gets the credit.
 #
 # ## All shifts, all methods
+#
+# First the text domains pair by pair: source in the row, target in the column, red where a method
+# lowers the balanced accuracy (DANN against its control, the others against source-only). Then
+# every shift in one picture.
 
 # %%
 METHODS = ("weights", "CORAL", "AdaBN", "DANN 1")
@@ -620,27 +642,32 @@ def gains(method, pairs):
     return np.mean([gain(method, pair, against) for pair in pairs], axis=0)
 
 
-source_only, by_coral = np.zeros((4, 4)), np.full((4, 4), np.nan)
-for s, t in PAIRS:
-    i, j = TEXTS.index(s), TEXTS.index(t)
-    source_only[i, j] = found[s, t]["source-only"].mean()
-    by_coral[i, j] = gain("CORAL", (s, t)).mean()
-    source_only[j, j] = np.mean([found[other, t]["oracle"] for other in TEXTS if other != t])
-fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.7))
-looks = {"cmap": "cividis", "vmin": 0.6, "vmax": 0.9}, {"cmap": "RdBu", "vmin": -0.12, "vmax": 0.12}
-for ax, table, look, sign in zip(axes, (source_only, by_coral), looks, ("", "+"), strict=True):
-    ax.imshow(table, alpha=0.45, **look)
+def cell(method, s, t):
+    """One number of a table of text domains: the oracle or nothing on the diagonal."""
+    if s == t:
+        of_target = [found[other, t]["oracle"] for other in TEXTS if other != t]
+        return np.mean(of_target) if method == "source-only" else np.nan
+    return found[s, t][method].mean() if method == "source-only" else gains(method, [(s, t)]).mean()
+
+
+fig, axes = plt.subplots(2, 2, figsize=(7.4, 6.6), sharex=True, sharey=True, layout="constrained")
+for ax, method in zip(axes.flat, ("source-only", "weights", "CORAL", "DANN 1"), strict=True):
+    table = np.array([[cell(method, s, t) for t in TEXTS] for s in TEXTS])
+    base = method == "source-only"
+    look = {"cmap": "cividis", "vmin": 0.6, "vmax": 0.9} if base else {"cmap": "RdBu"}
+    ax.imshow(table, alpha=0.45, **({"vmin": -0.12, "vmax": 0.12} | look))
     for (i, j), value in np.ndenumerate(table):
-        word = "–" if np.isnan(value) else f"{value:{sign}.3f}"
+        word = "–" if np.isnan(value) else f"{value:.3f}" if base else f"{value:+.3f}"
         ax.text(j, i, word, ha="center", va="center", fontsize=9)
+    lower = f"{method.removesuffix(' 1')} lowers {np.sum(table < 0)} of 12 pairs"
+    ax.set_title("source-only; on the diagonal the oracle" if base else lower, fontsize=10)
     ax.set_xticks(range(4), TEXTS, fontsize=8)
     ax.set_yticks(range(4), TEXTS, fontsize=8)
-    ax.set(xlabel="target", ylabel="source")
     ax.grid(False)
-axes[0].set_title("Source-only; on the diagonal the oracle")
-axes[1].set_title(f"CORAL lowers {np.sum(by_pair < 0)} of 12 pairs")
-alt = """Two tables of four by four text domains. Left, balanced accuracy of source-only, the oracle
-on the diagonal. Right, what CORAL adds to each pair."""
+fig.supxlabel("target")
+fig.supylabel("source")
+alt = """Four tables of four by four text domains. First the balanced accuracy of source-only, with
+the oracle on the diagonal, then what importance weights, CORAL and DANN add to each pair."""
 figures.show(fig, alt)
 
 # %%
@@ -650,7 +677,7 @@ for i, method in enumerate(METHODS):
         if method in found[pairs[0]]:
             mean, (low, high) = mean_interval(gains(method, pairs))
             look = {"color": figures.COLORS[i], "marker": figures.MARKERS[i], "capsize": 3}
-            label = method if row == 3 else None
+            label = method.removesuffix(" 1") if row == 3 else None
             at = len(shifts) - row - 0.18 * (i - 1.5)
             ax.errorbar(mean, at, xerr=[[mean - low], [high - mean]], ls="", label=label, **look)
 for row, pairs in enumerate(shifts.values()):
@@ -714,8 +741,8 @@ text = (
 claim_margin("08.distance", text, np.array(r), above=-0.5, below=0.5)
 
 # %% [markdown]
-# A distance near its upper end cannot rank anything: a linear classifier tells all these domains
-# apart. And it is blind to what decides: whether the differences it finds have to do with the
+# A linear classifier tells all these domains apart, and how well it does so says little about the
+# text pairs. It is blind to what decides: whether the differences it finds have to do with the
 # classes. The bound in notebook 01 stays true; its surrogate is what fails.
 #
 # ## Label shift, made on purpose
@@ -758,12 +785,13 @@ def shifted_case(share, seed):
     half = len(train) // 2
     S = with_share(train[:half], y, 0.5, 1500, rng)
     T, E = (with_share(rows, y, share, 1500, rng) for rows in (train[half:], test))
-    view = make_pipeline(StandardScaler(), PCA(min(128, len(S) // 2), random_state=0)).fit(X[S])
+    view = view_from(X[S])
     parts = {name: view.transform(X[rows]) for name, rows in zip("STE", (S, T, E), strict=True)}
     return SimpleNamespace(**parts, yS=y[S], yT=y[T], yE=y[E])
 
 
-SHARES, seeds = (0.1, 0.3, 0.5, 0.7, 0.9), run.seeds(5)
+SHARES = run.pick(smoke=(0.5, 0.9), cpu=(0.1, 0.3, 0.5, 0.7, 0.9))
+seeds = run.seeds(5)
 made = [shifted_case(share, seed) for share in SHARES for seed in seeds]
 weights = dann(made, (0.0, 1.0), run.seed)
 plain, balanced, guessed = {}, {}, []
@@ -789,22 +817,59 @@ plain, balanced = ({m: np.reshape(v, grid) for m, v in d.items()} for d in (plai
 
 # %%
 LINES = ("source-only", "CORAL", "DANN", "label weights", "CORAL, class-weighted")
-frames, kinds = {}, {"accuracy": plain, "balanced accuracy": balanced}
-for k, share in enumerate(SHARES):
-    fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.3), sharex=True, layout="constrained")
-    for ax, (name, values) in zip(axes, kinds.items(), strict=True):
-        for i, method in enumerate(LINES):
-            figures.lines(ax, 100 * np.array(SHARES), values[method], method, i)
-        ax.axvline(100 * share, color="0.3", linestyle=":")
-        change = 100 * (values["CORAL"] - values["source-only"])[k].mean()
-        repair = 100 * (values["label weights"] - values["source-only"])[k].mean()
-        ax.set(xlabel="positive sentences in the target, %", ylabel=name)
-        ax.set_title(f"CORAL {change:+.1f}, label weights {repair:+.1f} points", fontsize=10)
-    axes[0].legend(fontsize=7)
-    frames[f"{share:.0%}"] = fig
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True)
+kinds = {"accuracy": plain, "balanced accuracy": balanced}
+for ax, (name, values) in zip(axes, kinds.items(), strict=True):
+    for i, method in enumerate(LINES):
+        figures.lines(ax, 100 * np.array(SHARES), values[method], method, i)
+    change, repair = (
+        100 * (values[m] - values["source-only"])[-1].mean() for m in ("CORAL", "label weights")
+    )
+    ax.set(xlabel="positive sentences in the target, %", ylabel=name)
+    ax.set_title(f"at 90 %: CORAL {change:+.1f}, label weights {repair:+.1f} points", fontsize=10)
+axes[1].legend(fontsize=7)
 alt = """Accuracy and balanced accuracy of five methods against the share of positive sentences in
-the target, with intervals. CORAL falls towards both ends; label weights rise above source-only in
-accuracy."""
+the target, with intervals. In accuracy CORAL falls towards both ends and label weights rise above
+source-only; in balanced accuracy label weights fall."""
+figures.show(fig, alt)
+
+# %% [markdown]
+# Why? Move the slider. Areas are target sentences, lines the source sentences that the classifier
+# was trained on (on the right, after CORAL), along the classifier's score. It says "positive" right
+# of zero. **Guess first**, for 90 %: on which side will CORAL leave the positive sentences?
+
+# %%
+from scipy.stats import gaussian_kde
+
+frames, at = {}, np.linspace(-8, 8, 150)
+for k, share in enumerate(SHARES):
+    c = made[k * len(seeds)]
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 3), sharey=True, layout="constrained")
+    for ax, name, S in zip(axes, ("source-only", "CORAL"), (c.S, coral(c.S, c.T)), strict=True):
+        model = fitted(S, c.yS)
+        for label, word in enumerate(("negative", "positive")):
+            look = {"color": figures.COLORS[1 - label]}
+            parts = ((X[y == label], np.mean(y == label)) for X, y in ((S, c.yS), (c.E, c.yE)))
+            line, area = (n * gaussian_kde(model.decision_function(X))(at) for X, n in parts)
+            ax.plot(at, line, label=f"source, {word}", ls=("--", "-")[label], **look)
+            ax.fill_between(
+                at,
+                area,
+                label=f"target, {word}",
+                alpha=0.3,
+                hatch=("//", None)[label],
+                lw=0,
+                **look,
+            )
+        ax.axvline(0, color="0.3", lw=1)
+        ax.set(xlabel="score (positive right of 0)", ylabel="density × share of the class")
+        ax.set_title(f"{name}: {np.mean(model.predict(c.E) == c.yE):.0%} of the target right")
+    axes[0].legend(fontsize=7, loc="upper left")
+    frames[f"{share:.0%}"] = fig
+alt = """Source sentences as lines and target sentences as areas, by class, along the score of the
+classifier, without adaptation and after CORAL. With equal shares the areas fill the lines. Where
+one class is rare in the target, CORAL slides the areas so that the common class lies on both sides
+of zero."""
 figures.slider(frames, "positive in the target", alt, start="90%")
 
 # %%
@@ -837,9 +902,9 @@ claim_margin("08.coral_repair", text, repaired, above=0.05)
 # Alignment makes the two clouds of points equal. If one holds nine positive sentences in ten and
 # the other five, it can do so only by laying negative sentences on positive ones (Zhao et al. 2019
 # prove a lower bound; notebook 01 met it). Nothing was wrong with the source classifier before.
-# Mind the right panel: label weights buy *accuracy* under the new shares by answering the common
-# class more often, and *balanced* accuracy pays for it. Know which number you want before you
-# repair anything. In balanced accuracy source-only was right all along.
+# Mind the balanced accuracy: label weights buy *accuracy* under the new shares by answering the
+# common class more often, and *balanced* accuracy pays for it. Know which number you want before
+# you repair anything.
 #
 # **Guess first:** the text domains differ in class shares, too. So EM and its weights should repair
 # them?
@@ -866,11 +931,12 @@ claim_margin("08.em_costs", text, of_texts("label weights"), of_texts("source-on
 #
 # ## Choose without target labels
 #
-# The $I$ of CORAL, λ = 1 and its schedule are the papers' values; the penalty of the logistic
-# regression comes from notebook 07. (DANN's width, rate and steps were set by authors who could see
-# target accuracies: distrust them, as you would in a paper.) Published work often chooses λ
-# where it works best *on the target's labels*. **Guess first:** how much is that worth? The same
-# three values of λ, chosen three ways.
+# The $I$ of CORAL, λ = 1 and its schedule are the papers' values, the penalty of the logistic
+# regression is that of notebook 07. DANN's width, learning rate and number of steps are neither:
+# they were tried with target accuracies in sight. With no labels there is *no selection*; whoever
+# shows a tuned result had labels, and in use you will not get it. So trust the rows of DANN least,
+# here and elsewhere. Published work often chooses λ, too, where it works best *on the target's
+# labels*. **Guess first:** how much is that worth? The same three values of λ, chosen three ways.
 
 
 # %%
@@ -916,7 +982,7 @@ for name, pairs in shifts.items():
     words = [verdict(gains(m, pairs)) if m in found[pairs[0]] else "–" for m in columns]
     print(f"{name:25}{gap:+7.3f}{overlap:9.1%}", *(f"{word:>14}" for word in words))
 made_pairs = (("CORAL", "source-only"), ("DANN", "control"), ("label weights", "source-only"))
-for name, k in (("made: 10 or 90 % positive", ends), ("made: 50 % positive", [2])):
+for name, k in (("made: 10 or 90 % positive", ends), ("made: 50 % positive", [SHARES.index(0.5)])):
     words = [verdict((plain[a] - plain[b])[k].mean(axis=0)) for a, b in made_pairs]
     columns = ("–", words[0], "–", words[1], words[2])
     print(f"{name:25}{'–':>7}{'–':>9}", *(f"{word:>14}" for word in columns))
@@ -930,6 +996,19 @@ for name, k in (("made: 10 or 90 % positive", ends), ("made: 50 % positive", [2]
 # labels. *No overlap*: no importance weights. Which row is yours cannot be read from unlabelled
 # data. It is knowledge about how the target came about, or a few dozen labels.
 #
+# ## What is commonly taught, and what was measured
+#
+# | as commonly taught | what you saw |
+# |---|---|
+# | transductive: to a similar task | the same task, other inputs, no target label at all |
+# | adaptation is one of four types of transfer | a setting; here it ran on extracted features |
+# | weight the source by the density ratio | exact for two bell curves, harm on text |
+# | make the domains look alike | helps sketches, hurts text and shifted class shares |
+# | AdaBN: statistics of the target | on a network trained elsewhere: each domain its own |
+# | the proxy distance tells when to adapt | on text it told nothing |
+# | repair class shares with label weights | where only they differ, and at a price |
+# | tune λ | by what? with target labels it is another setting |
+#
 # ## What was seen
 
 # %%
@@ -937,7 +1016,8 @@ summary()
 
 # %% [markdown]
 # **Try it.** (1) Set `safe` in `coral` to 0.01 and to 100; which claims move? (2) Put
-# `("line", "color")` into `PICTURES`. (3) Give `domain` a second hidden layer.
+# `("line", "color")` into `PICTURES`. (3) Give `domain` a second hidden layer. Then do exercise set
+# ex08 (folder `exercises`).
 #
 # **Next**: 09, several tasks at once, and one after another.
 #

@@ -7,7 +7,7 @@ import pytest
 
 from tlcourse import progress
 from tlcourse.quiz import bank, key, memory
-from tlcourse.quiz.interview import FOLLOW_UPS, PLAN, Interview
+from tlcourse.quiz.mock_interview import FOLLOW_UPS, PLAN, Interview
 
 
 def begin(questions, clock, minutes=15, level="practitioner", seed=1):
