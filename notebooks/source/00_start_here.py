@@ -296,7 +296,7 @@ claim_margin("00.control", text, control[1], 1 / 8, above=-0.1, below=0.1)
 # - **07 [BERT: fine-tuning](07_bert_fine_tuning.ipynb)**: when does training a language model
 #   further beat leaving it as it is? 45 minutes, 1.5 to run. Needs 06.
 # - **08 [Domain adaptation](08_domain_adaptation.ipynb)**: the labels are in one place, the work is
-#   in another: what helps, and what makes it worse? 45 minutes, 1 to run. Needs 01 and 06.
+#   in another: what helps, and what makes it worse? 45 minutes, 1 to run. Needs 01 and 04.
 # - **09 [Many tasks, and one after another](09_many_tasks.ipynb)**: which tasks help each other,
 #   and what is forgotten on the way? 45 minutes, 1 to run. Needs 05 and 06.
 # - **10 [Case study: solar-cell inspection](10_case_study.ipynb)**: from the data sheet to a model

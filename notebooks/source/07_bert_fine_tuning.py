@@ -1074,8 +1074,8 @@ summary()
 # **Try it**: change `rank` and ask which numbers move, or put `"tweet"` in place of `"movie"` at
 # the top. Then do exercise set ex07 (folder `exercises`).
 #
-# **Next**: 08 takes a model that was fine-tuned on film reviews to products, editorials and tweets,
-# where the words change, and the class shares too.
+# **Next**: 08 takes a classifier of film reviews to products, editorials and tweets, where the
+# words change, and the class shares too.
 #
 # *Sources: Devlin et al. 2019 (BERT); Wang et al. 2020 (MiniLM); Hutto and Gilbert 2014 (the
 # sentences); Mosbach et al. 2021 (the spread of fine-tuning); Hu et al. 2021 (LoRA); Guo et al.
