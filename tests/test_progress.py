@@ -35,7 +35,10 @@ def test_what_is_recorded_comes_back_in_order():
         (("walk", "x", 1, 1), "unknown kind 'walk'"),
         (("lesson", "x", 2, 1), "2 points of 1"),
         (("lesson", "x", float("nan"), 1), "nan points"),
-        (("lesson", "x", 1, 1, {}, "2026-11-22T10:00:00"), "names no time zone"),
+        (("lesson", "x", 1, 1, {}, "2026-11-22T10:00:00"), "no time with a time zone"),
+        (("lesson", "x", 1, 1, {}, "0001-01-01T00:00:00+14:00"), "no time with a time zone"),
+        (("lesson", "x", 1, 1, None), "detail of an event is a mapping"),
+        (("lesson", {"x": 1}, 1, 1), "item and id of an event are text"),
     ],
 )
 def test_an_event_that_makes_no_sense_is_refused(event, message):

@@ -3,6 +3,7 @@
 Heavy imports stand inside the commands, so that --help answers at once.
 """
 
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -563,9 +564,18 @@ def main() -> None:
         print("tlcourse: this command is part of the instructor bundle", file=sys.stderr)
         sys.exit(2)
     except (ValueError, RuntimeError, FileNotFoundError) as error:
-        if not _raised_by_us(error):
+        # A file that was named and is not there is not always opened by our own lines.
+        if not (_raised_by_us(error) or getattr(error, "filename", None)):
             raise
         print(f"tlcourse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"tlcourse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except sqlite3.Error as error:
+        from . import progress
+
+        print(f"tlcourse: the record {progress.path()} cannot be used: {error}", file=sys.stderr)
         sys.exit(2)
 
 

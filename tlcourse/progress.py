@@ -39,14 +39,19 @@ class Event:
             raise ValueError(f"unknown kind {self.kind!r}: choose one of {', '.join(KINDS)}")
         if not 0 <= self.points <= self.possible:
             raise ValueError(f"{self.item}: {self.points} points of {self.possible}")
-        if datetime.fromisoformat(self.at).tzinfo is None:
-            raise ValueError(f"{self.item}: the time {self.at} names no time zone")
+        if not (isinstance(self.item, str) and isinstance(self.id, str)):
+            raise ValueError(f"item and id of an event are text, not {self.item!r}, {self.id!r}")
+        if not isinstance(self.detail, dict):
+            raise ValueError(f"{self.item}: the detail of an event is a mapping")
+        at = datetime.fromisoformat(self.at)
+        if at.tzinfo is None or not 1970 < at.year < 9999:
+            raise ValueError(f"{self.item}: {self.at} is no time with a time zone")
 
 
 def path() -> Path | None:
     """Return where the record is kept, or None where it is switched off."""
-    wanted = os.environ.get("TLCOURSE_PROGRESS")
-    if wanted == "off":
+    wanted = os.environ.get("TLCOURSE_PROGRESS", "")
+    if wanted.casefold() == "off":
         return None
     if wanted:
         return Path(wanted).expanduser()
@@ -55,15 +60,16 @@ def path() -> Path | None:
     return platformdirs.user_data_path("tlcourse", appauthor=False) / "progress.db"
 
 
-def record(kind, item, points, possible, /, **detail) -> None:
-    """Add an event; where the file cannot be written, say so once and go on."""
+def record(kind, item, points, possible, /, **detail) -> bool:
+    """Add an event and return whether it is kept; where it cannot be, say why and go on."""
     event = Event(kind, item, points, possible, detail)
     if path() is None:
-        return
+        return False
     try:
-        add([event])
+        return add([event]) == 1
     except (sqlite3.Error, OSError, RuntimeError) as error:
         print(f"{item} was not recorded: {path()}: {error}", file=sys.stderr)
+        return False
 
 
 def add(new: list[Event]) -> int:

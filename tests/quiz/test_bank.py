@@ -92,13 +92,17 @@ def test_a_drawn_number_changes_with_the_seed_and_is_marked_against_its_own(tmp_
         ("12 MB", 12),
     ],
 )
-def test_a_number_is_read_as_people_type_it(typed, number):
-    assert bank.as_number(typed) == pytest.approx(number)
+def test_a_number_is_read_as_people_type_it_or_refused(typed, number):
+    if number is None:
+        with pytest.raises(ValueError, match="is not one number: type it like 1280"):
+            bank.as_number(typed)
+    else:
+        assert bank.as_number(typed) == pytest.approx(number)
 
 
 @pytest.mark.parametrize("typed", ["", "many", "1.2.3", "1/0", "-", None])
 def test_what_is_no_number_is_refused_with_an_example(typed):
-    with pytest.raises(ValueError, match="is not a number: type it like"):
+    with pytest.raises(ValueError, match="is not one number: type it like"):
         bank.as_number(typed)
 
 
@@ -110,6 +114,8 @@ def test_several_options_give_part_of_the_point_and_guessing_all_gives_little(tm
     right = key.right(posed)
     assert posed.mark(right).score == 1
     assert posed.mark(right[:1]).score == 0.5
+    wrong = [k for k in range(4) if k not in right]
+    assert posed.mark([*right, wrong[0]]).score == 0.5
     assert posed.mark([0, 1, 2, 3]).score == 0
     with pytest.raises(ValueError, match="no option"):
         posed.mark([7])

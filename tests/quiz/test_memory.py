@@ -79,7 +79,7 @@ def test_what_marking_and_the_caller_know_goes_into_the_record(many):
     (event,) = progress.events("question")
     assert (event.item, event.points, event.possible) == ("q04-0", 0.75, 1)
     said = {"seed": 7, "answer": 1, "rating": "hard", "seconds": 12.3}
-    said |= {"covered": [0, 2], "marked_points": 2, "interview": 30, "revised": False}
+    said |= {"covered": [0, 2], "points": 2, "interview": 30, "revised": False}
     assert event.detail == said
 
 

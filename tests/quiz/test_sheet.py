@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tlcourse.quiz import sheet
+from tlcourse.quiz import key, sheet
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -110,3 +110,11 @@ def test_the_command_writes_both(command, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("3 questions in ")
     assert file.read_text(encoding="utf-8").count("<article>") == 6
+
+
+def test_on_paper_the_solution_of_an_order_names_the_letters(small):
+    (question,) = [question for question in small.values() if question.kind == "order"]
+    posed = question.pose(3)
+    solution = key.as_markdown(posed, lettered=True)
+    letters = re.findall(r"^1\. ([A-G]): ", solution, re.M)
+    assert [posed.order["ABCDEFG".index(letter)] for letter in letters] == sorted(posed.order)

@@ -62,7 +62,7 @@ def test_every_kind_can_be_answered_through_a_pipe(command, small, right):
     asked = the_order(small, 3)
     answers = "".join(typed(question, 3, right) + "\n" for question in asked)
     done = piped(command("--seed", "3"), answers)
-    assert done.returncode == 0 and "8 of 8 answered, kept in your record." in done.stdout
+    assert done.returncode == 0 and "8 of 8 answered, 8 kept in your record." in done.stdout
     kept = {event.item: event.points for event in progress.events("question")}
     assert set(kept) == set(small)
     for name, points in kept.items():
@@ -113,7 +113,7 @@ def test_control_c_leaves_cleanly_and_keeps_what_was_answered(command, small):
     child.send("\n")
     child.expect("2 of 8")
     child.sendintr()
-    child.expect("1 of 8 answered, kept in your record.")
+    child.expect("1 of 8 answered, 1 kept in your record.")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130 and "Traceback" not in child.before
@@ -177,7 +177,9 @@ def test_status_says_where_to_go_on(command, small):
 
 
 def test_without_a_record_it_works_and_does_not_claim_to_keep(command):
-    assert "1 of 1 answered.\n" in piped(command("--count", "1"), "\n\n").stdout
+    assert (
+        "1 of 1 answered, 0 kept in your record.\n" in piped(command("--count", "1"), "\n\n").stdout
+    )
 
 
 @pytest.mark.usefixtures("place")
@@ -248,3 +250,17 @@ def test_only_formulas_are_translated():
     assert formulas.in_unicode("`$a_1$` and $a_1$") == "`$a_1$` and a₁"
     assert formulas.in_unicode("from $5 to $6") == "from $5 to $6"
     assert formulas.in_unicode("$a*b*c$") == r"a\*b\*c"
+
+
+def test_a_root_holds_all_that_stands_under_it():
+    from tlcourse.quiz.formulas import in_unicode
+
+    assert in_unicode(r"$\sqrt{p(1-p)/n + z^2/(4n^2)}$") == "√(p(1-p)/n + z²/(4n²))"
+
+
+@pytest.mark.usefixtures("place")
+def test_a_file_that_cannot_be_written_is_one_sentence(command, tmp_path):
+    for words in (("sheet", "--out"), ("anki", "--out"), ("interview", "--out")):
+        done = piped(command(*words, str(tmp_path / "no" / "file")))
+        assert done.returncode == 2 and "no" in done.stderr
+        assert "Traceback" not in done.stderr

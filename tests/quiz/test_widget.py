@@ -140,9 +140,9 @@ def test_an_answer_of_another_form_is_told_and_the_question_stays():
     room._received(room, {"do": "__init__"}, [])
     room._received(room, {"do": "pick", "value": {"topic": "x"}}, [])
     assert len(said) == 5 and all(one["problem"] for one in said)
-    assert "is not a number" in said[0]["problem"]
+    assert "is not one number" in said[0]["problem"]
     assert room.shown["back"] is None and progress.events() == []
-    with pytest.raises(ValueError, match="is not a number"):
+    with pytest.raises(ValueError, match="is not one number"):
         room.answer("plenty")
 
 
@@ -204,7 +204,7 @@ def test_topic_and_level_are_chosen_by_name_or_lesson():
     assert room._posed.question.id == "a-bug"
     assert room.next()._posed is None
     assert room.pick(level="practitioner")._posed.question.level == "practitioner"
-    with pytest.raises(ValueError, match="unknown topic 'x': choose one of One of each"):
+    with pytest.raises(ValueError, match="'x' names no topic: choose one of One of each"):
         quiz.room("x")
     with pytest.raises(ValueError, match="unknown level 'expert'"):
         quiz.room(level="expert")
@@ -253,6 +253,8 @@ def test_a_mock_interview_stands_still_until_it_begins_and_reports_at_its_end():
     room.given = "typed"
     room.pause()
     assert room.shown["front"] is None and asked.ask not in known_to_the_browser(room)
+    with pytest.raises(ValueError, match="no hints in an interview"):
+        room.hint()
     again = quiz.interview(15, "practitioner").resume()
     assert (again._posed, again.given) == (asked, "typed")
     right = RIGHT.get(asked.question.kind, key.right(asked))

@@ -38,7 +38,14 @@ def write(questions, out: Path) -> int:
 def _note(question, model) -> genanki.Note:
     posed = question.pose(SEED)
     front = [posed.ask]
-    if code := posed.code.rstrip() or getattr(question, "stub", ""):
+    if question.kind == "several":
+        front.append("*Name all that are right.*")
+    if getattr(question, "unit", ""):
+        front.append(f"*In {question.unit}.*")
+    code = posed.code.rstrip() or getattr(question, "stub", "")
+    if question.kind == "bug":
+        code = "\n".join(f"{k:2}  {line}" for k, line in enumerate(code.splitlines(), start=1))
+    if code:
         front.append(f"```python\n{code}\n```")
     front += [f"{key.LETTERS[k]}. {option}" for k, option in enumerate(posed.options)]
     if question.draw:

@@ -188,7 +188,8 @@ class Several(_Choice):
         hits = sum(note.right and note.chosen for note in notes)
         false = sum(note.chosen and not note.right for note in notes)
         wanted = sum(note.right for note in notes)
-        score = max(0, hits - false) / wanted
+        # Whoever ticks everything gets nothing.
+        score = max(0.0, hits / wanted - false / (len(notes) - wanted))
         found = f"{hits} of {wanted} found, {false} chosen that are not right."
         says = _verdict(score == 1, found if score < 1 else "")
         return Marked(score, says, notes)
@@ -277,6 +278,8 @@ class Bug(Question):
         return self
 
     def mark(self, posed, answer) -> Marked:
+        if answer != int(answer) or not 1 <= int(answer) <= len(self.code.rstrip().splitlines()):
+            raise ValueError(f"there is no line {answer!r}")
         right = int(answer) == self.line
         why = self.solution if right else self.others.get(int(answer), "This line is right.")
         note = Note(f"Line {int(answer)}", right, True, why)
@@ -324,13 +327,15 @@ class Code(Question):
         try:
             with kit.quiet(), kit.limited(task.seconds):
                 exec(compile(str(answer), "<your answer>", "exec"), names)
-            function = names[task.function]
-        except KeyError:
-            return Marked(0.0, f"Your code defines no function named {task.function}.")
         except kit.TimeIsUp:
             return Marked(0.0, f"Your code ran longer than {task.seconds:g} seconds.")
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # the learner's own
+            raise
+        except BaseException as error:
             return Marked(0.0, f"Your code does not run: {type(error).__name__}: {error}")
+        function = names.get(task.function)
+        if not callable(function):
+            return Marked(0.0, f"Your code defines no function named {task.function}.")
         result = kit.evaluate(task, function, posed.seed)
         notes = tuple(
             Note(part.name, part.name not in result.failed, True, result.failed.get(part.name, ""))
@@ -391,6 +396,8 @@ class Posed:
 
     def mark(self, answer) -> Marked:
         """Return what an answer is worth. Raises ValueError for one of another form."""
+        if hasattr(answer, "tolist"):  # NumPy's numbers and arrays
+            answer = answer.tolist()
         try:
             return self.question.mark(self, answer)
         except (TypeError, OverflowError) as error:
@@ -427,18 +434,30 @@ def _read(file: Path) -> list[Question]:
     return read
 
 
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_SCALES = {"k": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "billion": 1e9}
+_DIGITS = str.maketrans("−⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "-0123456789-")
+
+
 def as_number(typed) -> float:
-    """Read a number as people type it: "1,280", "1.2e6", "64 %", "3/4". Raises ValueError."""
-    if isinstance(typed, (int, float)):
-        return float(typed)
-    text = re.sub(r"[\s,_]", "", str(typed)).replace("−", "-").replace("×10^", "e")
-    match = re.match(r"^([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:/([\d.]+))?(%)?", text)
-    if not match or text.count(".") > 2:
-        raise ValueError(f"{str(typed)[:40]!r} is not a number: type it like 1280 or 1.2e6")
+    """Read a number as people type it: "1,280", "1.5·10^6", "15 million", "64 %", "3/4".
+
+    What stands behind it may be a unit, no second number. Raises ValueError.
+    """
+    given = str(typed).strip().translate(_DIGITS)
+    text = re.sub(r"(?<=\d)[ _'’,\u202f](?=\d{3}(?!\d))", "", given)
+    text = re.sub(r"\s*[×x*·]\s*10\s*(?:\^|\*\*)?\s*(?=[-+]?\d)", "e", text)
+    text = re.sub(r"^([-+]?)10(?:\^|\*\*)\s*", r"\g<1>1e", text)
+    match = re.fullmatch(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?\s*(%?)\s*(\D*)", text)
+    if not match or re.search(r"[\^*×·/=,]\s*$|^,", match[4]):
+        raise ValueError(f"{given[:40]!r} is not one number: type it like 1280, 1.2e6 or 0.75")
+    value = float(match[1]) * _SCALES.get(match[4].strip(" ."), 1)
     try:
-        value = float(match[1]) / float(match[2] or 1)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{str(typed)[:40]!r} is not a number: type it like 0.75") from None
+        value /= float(match[2] or 1)
+    except ZeroDivisionError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{given[:40]!r} is not one number: type it like 1280, 1.2e6 or 0.75")
     return value / 100 if match[3] else value
 
 

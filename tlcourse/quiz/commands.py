@@ -36,8 +36,6 @@ def practice(
     """
     if context.invoked_subcommand:
         return
-    from tlcourse import progress
-
     from . import memory, terminal
 
     questions = _questions(topic, level)
@@ -45,11 +43,12 @@ def practice(
     share = {"new_per_day": None} if topic or level else {}
     asked = memory.due(questions, seed=seed, **share)[:count]
     if not asked:
-        print("Nothing is due today. To go on: tlcourse quiz --topic NAME, or an interview.")
+        when = memory.next_due(questions)
+        later = f" before {when.astimezone():%d %B, %H:%M}" if when else ""
+        print(f"Nothing is due{later}. To go on: tlcourse quiz --topic NAME, or an interview.")
         return
-    answered = terminal.practise(asked, seed)
-    kept = ", kept in your record" if progress.path() else ""
-    print(f"{answered} of {len(asked)} answered{kept}.")
+    answered, kept = terminal.practise(asked, seed)
+    print(f"{answered} of {len(asked)} answered, {kept} kept in your record.")
     if answered < len(asked):
         raise typer.Exit(INTERRUPTED if sys.stdin.isatty() else 0)
 
@@ -69,6 +68,8 @@ def interview(
     from . import bank, terminal
     from .mock_interview import Interview
 
+    if out and not out.absolute().parent.is_dir():  # said now, not after the last answer
+        raise ValueError(f"there is no folder {out.parent}")
     chosen = secrets.randbits(31) if seed is None else seed
     room = Interview(int(minutes), level, chosen, questions=bank.load())
     terminal.interview(room)

@@ -120,4 +120,5 @@ def _raised(text: str, sign: str) -> str:
 
 def _bound(text: str) -> str:
     """In brackets, where a slash or a root would not hold it together."""
-    return text if re.fullmatch(r"[\w.,′ᵀ̂̄²³]+|\(.*\)|‖[^‖]*‖|\|[^|]*\|", text) else f"({text})"
+    alone = r"[\w.,′ᵀ̂̄²³]+|\([^()]*(?:\([^()]*\)[^()]*)*\)|‖[^‖]*‖|\|[^|]*\|"
+    return text if re.fullmatch(alone, text) else f"({text})"

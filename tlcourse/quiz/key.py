@@ -69,7 +69,10 @@ def as_markdown(posed, lettered: bool = False) -> str:
         ]
         return "\n".join(lines)
     if question.kind == "order":
-        return "\n".join(f"1. {step.text} — {step.why}" for step in question.steps)
+        places = enumerate(question.steps)
+        names = {k: f"{LETTERS[posed.order.index(k)]}: " if lettered else "" for k, _ in places}
+        steps = (f"1. {names[k]}{step.text} — {step.why}" for k, step in enumerate(question.steps))
+        return "\n".join(steps)
     if question.kind == "bug":
         return marked.solution
     said = in_words(posed, answer)

@@ -22,7 +22,6 @@ from .bank import LEVELS
 RATINGS = {rating.name.lower(): rating for rating in fsrs.Rating}  # again, hard, good, easy
 # What a question of each kind usually takes, in seconds.
 USUAL = dict(single=60, several=75, order=75, output=60, number=90, bug=90, open=180, code=480)
-OTHER = {name: f"marked_{name}" for name in ("kind", "item", "points", "possible")}
 DAYS = 14  # over which practice is counted
 # Without the random shift of intervals the same record gives the same cards everywhere.
 SCHEDULER = fsrs.Scheduler(enable_fuzzing=False)
@@ -70,11 +69,12 @@ def rate(kind: str, score: float, seconds: float | None) -> str:
     return "hard" if score < 1 or (seconds or 0) > 2 * USUAL[kind] else "good"
 
 
-def remember(posed, marked, answer, seconds=None, rating=None, revised=False, **detail) -> None:
-    """Record an answer. `rating` is again, hard, good or easy; without one it is computed.
+def remember(posed, marked, answer, seconds=None, rating=None, revised=False, **detail) -> bool:
+    """Record an answer and return whether it is kept.
 
-    Record at once, and again with `revised` where the learner then rates or marks it otherwise:
-    that replaces the last answer to the same posed question and is no further repetition.
+    `rating` is again, hard, good or easy; without one it is computed. Record at once, and again
+    with `revised` where the learner then rates or marks it otherwise: that replaces the last answer
+    to the same posed question and is no further repetition.
     Raises ValueError for an unknown rating.
     """
     question = posed.question
@@ -83,10 +83,8 @@ def remember(posed, marked, answer, seconds=None, rating=None, revised=False, **
         raise ValueError(f"unknown rating {rating!r}: choose one of {', '.join(RATINGS)}")
     said = {"seed": posed.seed, "answer": answer, "rating": rating}
     said |= {"seconds": seconds and round(seconds, 1), "revised": revised}
-    # What marking says goes along, under another name where progress.record has that name itself.
-    marking = {OTHER.get(name, name): value for name, value in marked.detail.items()}
-    marking |= detail | said
-    progress.record("question", question.id, round(float(marked.score), 4), 1, **marking)
+    known = marked.detail | detail | said
+    return progress.record("question", question.id, round(float(marked.score), 4), 1, **known)
 
 
 def cards(now: datetime | None = None) -> dict[str, Remembered]:
@@ -141,6 +139,12 @@ def due(questions, now=None, new_per_day: int | None = 12, seed: int | None = No
         key[question.id] = LEVELS.index(question.level), turn[question.topic, question.level]
     new.sort(key=lambda question: key[question.id])
     return late + new[: None if new_per_day is None else max(0, new_per_day - met)]
+
+
+def next_due(questions, now=None) -> datetime | None:
+    """Return when the next question that was answered is due, None where none was."""
+    known = cards(now)
+    return min((known[q.id].card.due for q in _listed(questions) if q.id in known), default=None)
 
 
 def strength(questions, now=None) -> list[Strength]:

@@ -14,12 +14,16 @@ NEW_PER_DAY = 12
 class Practice(Room):
     """What is due first, then new questions; of one topic or level, or of all."""
 
-    _ended = "Nothing more is due today. Come back tomorrow, or go on with what you have not seen."
-
     def __init__(self, questions: dict, topic=None, level=None, seed=None):
         self._topic, self._level = picked(questions, topic, level)
         self._new, self._left = NEW_PER_DAY, 0
         super().__init__(questions, _slug("room", self._topic, self._level), seed)
+
+    @property
+    def _ended(self) -> str:
+        when = memory.next_due(self._questions)
+        later = f" before {when.astimezone():%d %B, %H:%M}" if when else ""
+        return f"Nothing more is due{later}. Come back then, or go on with what you have not seen."
 
     def more(self) -> Practice:
         """Go on when the questions of the day are done."""
@@ -121,6 +125,10 @@ class MockInterview(Room):
         self._interview.end()
         return self._synced()
 
+    def hint(self) -> MockInterview:
+        """Refused: an interviewer gives none that counts for nothing."""
+        raise ValueError("there are no hints in an interview: skip the question, or try")
+
     def report(self):
         """Return the report on what was answered so far; it has `as_markdown`."""
         return self._interview.report()
@@ -207,10 +215,12 @@ def picked(questions: dict, topic: str | None, level: str | None) -> tuple:
     the known ones for another.
     """
     topics = {question.topic: question.lesson for question in questions.values()}
-    wanted = str(topic).casefold()
-    named = [t for t, lesson in topics.items() if wanted == lesson or wanted in t.casefold()]
-    if topic is not None and not named:
-        raise ValueError(f"unknown topic {topic!r}: choose one of {', '.join(topics)}")
+    wanted = str(topic).casefold().strip()
+    named = [t for t, lesson in topics.items() if wanted.zfill(2) == lesson]
+    named = named or [t for t in topics if wanted and wanted in t.casefold()]
+    if topic is not None and len(named) != 1:
+        what = "more than one topic" if named else "no topic"
+        raise ValueError(f"{topic!r} names {what}: choose one of {', '.join(named or topics)}")
     if level not in (None, *bank.LEVELS):
         raise ValueError(f"unknown level {level!r}: choose one of {', '.join(bank.LEVELS)}")
     return named[0] if topic is not None else None, level

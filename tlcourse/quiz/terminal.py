@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import sys
 import time
 
 from rich.console import Console
@@ -40,9 +41,9 @@ HOW = {
 }
 
 
-def practise(questions: list, seed: int | None = None) -> int:
-    """Ask these questions one by one and return how many were answered."""
-    answered = 0
+def practise(questions: list, seed: int | None = None) -> tuple[int, int]:
+    """Ask these questions one by one; return how many were answered, and how many are kept."""
+    answered = kept = 0
     try:
         for place, question in enumerate(questions, start=1):
             posed = question.pose(secrets.randbits(31) if seed is None else seed)
@@ -50,14 +51,14 @@ def practise(questions: list, seed: int | None = None) -> int:
             begun = time.monotonic()
             answer, marked = _marked(posed)
             seconds = time.monotonic() - begun
-            memory.remember(posed, marked, answer, seconds)
+            kept += memory.remember(posed, marked, answer, seconds)
             answered += 1
             _explain(posed, marked)
             if rating := _rating(question, marked, seconds):
                 memory.remember(posed, marked, answer, seconds, rating, revised=True)
     except KeyboardInterrupt:
         console.print()
-    return answered
+    return answered, kept
 
 
 def interview(room: Interview) -> None:
@@ -142,7 +143,16 @@ def _typed(posed) -> str:
     end, lines = "." if kind == "code" else "", []
     while lines != ["p"] and (line := _line("")) != end:
         lines.append(line)
+    _forget_typed()
     return "\n".join(lines).strip("\n")
+
+
+def _forget_typed() -> None:
+    """What was pasted beyond an answer is no answer to the next question."""
+    if sys.stdin.isatty() and sys.platform != "win32":
+        import termios
+
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 def _line(prompt: str) -> str:

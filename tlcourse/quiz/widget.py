@@ -55,10 +55,15 @@ class Room(anywidget.AnyWidget):
         """Mark an answer. Raises ValueError for one of another form; the question then stays."""
         self._may_answer()
         kind = self._posed.question.kind
-        if kind == "single":
-            answer = int(answer) - 1
-        elif kind in ("several", "order"):
-            answer = [int(place) - 1 for place in answer]
+        if hasattr(answer, "tolist"):  # NumPy's numbers and arrays
+            answer = answer.tolist()
+        try:
+            if kind == "single":
+                answer = int(answer) - 1
+            elif kind in ("several", "order"):
+                answer = [int(place) - 1 for place in answer]
+        except TypeError:
+            raise ValueError(f"{answer!r} is no answer to this kind of question") from None
         self._answer(answer)
         return self
 
