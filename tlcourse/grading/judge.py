@@ -9,6 +9,7 @@ with the reference too.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import json
 import os
@@ -140,9 +141,11 @@ class Judge:
     def __init__(self, exercise: str, framework: str, solved, limits=None, trusted: bool = False):
         os.environ["TLCOURSE_FRAMEWORK"] = framework
         self.exercise, self.framework = exercise, framework
-        self.sandbox = Sandbox(framework, limits or Limits(), trusted)
-        space = verify.run_solution(solved)
         tasks = [kit.find(task_id) for task_id in source.answers(solved)]
+        code = inspect.getsource(importlib.import_module(f"tlcourse.exercises.{exercise}"))
+        code += "\n".join(cell.source for cell in solved.cells if cell.cell_type == "code")
+        self.sandbox = Sandbox(framework, limits or Limits(), trusted, code)
+        space = verify.run_solution(solved)
         self._tasks = [(task, verify.hidden_parts(task, space[task.function])) for task in tasks]
 
     def __enter__(self):

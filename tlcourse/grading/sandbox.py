@@ -10,6 +10,7 @@ each submission gets a fresh sandbox, which is as safe and slower.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -121,15 +122,23 @@ def require() -> None:
 class Sandbox:
     """Use it with `with`; `session()` gives a fresh process for one submission.
 
+    What `code`, that of the exercise set, imports is loaded once; without it, all of PRELOAD.
     Raises NoSandbox where bubblewrap is missing, unless the submissions are trusted.
     """
 
-    def __init__(self, framework: str, limits: Limits | None = None, trusted: bool = False):
+    def __init__(
+        self, framework: str, limits: Limits | None = None, trusted: bool = False, code: str = ""
+    ):
         if framework not in PRELOAD:
             raise ValueError(f"framework is pytorch or tensorflow, not {framework!r}")
         if not trusted:
             require()
         self.framework, self.limits, self.trusted = framework, limits or Limits(), trusted
+        self._modules = [
+            module
+            for module in PRELOAD[framework]
+            if not code or re.search(rf"\b{module.partition('.')[0]}\b|runtime\.start", code)
+        ]
         self._server = self._control = None
         self._forks = not trusted
 
@@ -209,7 +218,7 @@ class Sandbox:
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
-        self._server = self._process(theirs, "serve", *PRELOAD[self.framework])
+        self._server = self._process(theirs, "serve", *self._modules)
         theirs.close()
         try:
             ready = worker.receive(self._control, START_SECONDS)
