@@ -563,13 +563,10 @@ def main() -> None:
             raise
         print("tlcourse: this command is part of the instructor bundle", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        # A file that was named and is not there is not always opened by our own lines.
+    except (ValueError, RuntimeError, OSError) as error:
+        # A file that was named and cannot be used is not always opened by our own lines.
         if not (_raised_by_us(error) or getattr(error, "filename", None)):
             raise
-        print(f"tlcourse: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         print(f"tlcourse: {error}", file=sys.stderr)
         sys.exit(2)
     except sqlite3.Error as error:

@@ -7,6 +7,7 @@ Text is Markdown with formulas between dollar signs; texts with drawn numbers ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import random
@@ -396,8 +397,6 @@ class Posed:
 
     def mark(self, answer) -> Marked:
         """Return what an answer is worth. Raises ValueError for one of another form."""
-        if hasattr(answer, "tolist"):  # NumPy's numbers and arrays
-            answer = answer.tolist()
         try:
             return self.question.mark(self, answer)
         except (TypeError, OverflowError) as error:
@@ -449,13 +448,10 @@ def as_number(typed) -> float:
     text = re.sub(r"\s*[×x*·]\s*10\s*(?:\^|\*\*)?\s*(?=[-+]?\d)", "e", text)
     text = re.sub(r"^([-+]?)10(?:\^|\*\*)\s*", r"\g<1>1e", text)
     match = re.fullmatch(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?\s*(%?)\s*(\D*)", text)
-    if not match or re.search(r"[\^*×·/=,]\s*$|^,", match[4]):
-        raise ValueError(f"{given[:40]!r} is not one number: type it like 1280, 1.2e6 or 0.75")
-    value = float(match[1]) * _SCALES.get(match[4].strip(" ."), 1)
-    try:
-        value /= float(match[2] or 1)
-    except ZeroDivisionError:
-        value = math.nan
+    value = math.nan
+    if match and not re.search(r"[\^*×·/=,]\s*$|^,", match[4]):
+        with contextlib.suppress(ZeroDivisionError):
+            value = float(match[1]) * _SCALES.get(match[4].strip(" ."), 1) / float(match[2] or 1)
     if not math.isfinite(value):
         raise ValueError(f"{given[:40]!r} is not one number: type it like 1280, 1.2e6 or 0.75")
     return value / 100 if match[3] else value
@@ -484,6 +480,16 @@ def _squeezed(text) -> str:
 
 def _verdict(right: bool, more: str = "") -> str:
     return " ".join(filter(None, ["Right." if right else "Not right.", more]))
+
+
+def topics(questions, named: str) -> list[str]:
+    """Return the topics that a lesson's number ("5") or a part of their name stands for."""
+    lessons = {question.topic: question.lesson for question in questions}
+    wanted = named.casefold().strip()
+    if not wanted:
+        return []
+    of_lesson = [topic for topic, lesson in lessons.items() if wanted.zfill(2) == lesson]
+    return of_lesson or [topic for topic in lessons if wanted in topic.casefold()]
 
 
 def by_kind(questions) -> Counter:

@@ -42,7 +42,7 @@ def front(posed) -> dict:
 def hint(posed) -> str:
     """Return, as HTML, something that helps and does not give the answer away."""
     question = posed.question
-    if question.kind in ("single", "several"):
+    if question.kind in key.CHOICES:
         options = [question.options[place] for place in posed.order]
         place, _wrong = next((k, o) for k, o in enumerate(options) if not o.right)
         note = question.mark(posed, place if question.kind == "single" else [place]).notes[place]
@@ -146,7 +146,7 @@ def _notes_as_text(kind: str, marked) -> list[str]:
     lines = []
     for note, point in zip(marked.notes, points, strict=True):
         sign = SIGNS[point.get("state", "covered" if note.right else "missing")]
-        yours = " (yours)" if note.chosen and kind in ("single", "several") else ""
+        yours = " (yours)" if note.chosen and kind in key.CHOICES else ""
         gap = " " if note.text.endswith((".", "?")) else ": "
         lines.append(f"{sign} {note.text}{yours}{gap if note.why else ''}{note.why}")
     return lines

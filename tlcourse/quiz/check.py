@@ -121,7 +121,7 @@ def _of_links(question, questions, headings):
 
 
 def _of_options(question):
-    if question.kind not in ("single", "several"):
+    if question.kind not in key.CHOICES:
         return
     texts = [option.text for option in question.options]
     if len({text.casefold().strip(" .") for text in texts}) < len(texts):

@@ -43,8 +43,7 @@ def practice(
     share = {"new_per_day": None} if topic or level else {}
     asked = memory.due(questions, seed=seed, **share)[:count]
     if not asked:
-        when = memory.next_due(questions)
-        later = f" before {when.astimezone():%d %B, %H:%M}" if when else ""
+        later = memory.until(questions)
         print(f"Nothing is due{later}. To go on: tlcourse quiz --topic NAME, or an interview.")
         return
     answered, kept = terminal.practise(asked, seed)
@@ -163,14 +162,11 @@ def _questions(topic: str = "", level: str | None = None) -> list:
     """The bank's questions of a topic and level. Raises ValueError naming the topics."""
     from . import bank
 
-    found = [
-        q
-        for q in bank.load().values()
-        if (q.lesson == topic.zfill(2) or topic.casefold() in q.topic.casefold())
-        and level in (None, q.level)
-    ]
+    questions = bank.load().values()
+    named = bank.topics(questions, topic)
+    found = [q for q in questions if (not topic or q.topic in named) and level in (None, q.level)]
     if not found:
-        topics = dict.fromkeys(f"{q.lesson} {q.topic}" for q in bank.load().values())
+        topics = dict.fromkeys(f"{q.lesson} {q.topic}" for q in questions)
         wanted = " ".join(filter(None, (topic, level)))
         raise ValueError(f"no question fits {wanted}; the topics are: {', '.join(topics)}")
     return found

@@ -22,6 +22,7 @@ from .bank import LEVELS
 RATINGS = {rating.name.lower(): rating for rating in fsrs.Rating}  # again, hard, good, easy
 # What a question of each kind usually takes, in seconds.
 USUAL = dict(single=60, several=75, order=75, output=60, number=90, bug=90, open=180, code=480)
+NEW_PER_DAY = 12
 DAYS = 14  # over which practice is counted
 # Without the random shift of intervals the same record gives the same cards everywhere.
 SCHEDULER = fsrs.Scheduler(enable_fuzzing=False)
@@ -119,7 +120,9 @@ def _replay(events: list, now: datetime) -> Remembered:
     return Remembered(card, first, len(events), score, recall)
 
 
-def due(questions, now=None, new_per_day: int | None = 12, seed: int | None = None) -> list:
+def due(
+    questions, now=None, new_per_day: int | None = NEW_PER_DAY, seed: int | None = None
+) -> list:
     """Return the questions to ask now: those due, the most forgotten first, then new ones.
 
     New ones are mixed over topics, screening first, no more than `new_per_day` (None: all) with
@@ -141,10 +144,11 @@ def due(questions, now=None, new_per_day: int | None = 12, seed: int | None = No
     return late + new[: None if new_per_day is None else max(0, new_per_day - met)]
 
 
-def next_due(questions, now=None) -> datetime | None:
-    """Return when the next question that was answered is due, None where none was."""
+def until(questions, now=None) -> str:
+    """Return " before" and when the next answered question is due, "" where none was answered."""
     known = cards(now)
-    return min((known[q.id].card.due for q in _listed(questions) if q.id in known), default=None)
+    due = [known[q.id].card.due for q in _listed(questions) if q.id in known]
+    return f" before {min(due).astimezone():%d %B, %H:%M}" if due else ""
 
 
 def strength(questions, now=None) -> list[Strength]:

@@ -8,26 +8,23 @@ from tlcourse.quiz import bank, memory
 from tlcourse.quiz.mock_interview import Interview
 from tlcourse.quiz.widget import Room
 
-NEW_PER_DAY = 12
-
 
 class Practice(Room):
     """What is due first, then new questions; of one topic or level, or of all."""
 
     def __init__(self, questions: dict, topic=None, level=None, seed=None):
         self._topic, self._level = picked(questions, topic, level)
-        self._new, self._left = NEW_PER_DAY, 0
+        self._new, self._left = memory.NEW_PER_DAY, 0
         super().__init__(questions, _slug("room", self._topic, self._level), seed)
 
     @property
     def _ended(self) -> str:
-        when = memory.next_due(self._questions)
-        later = f" before {when.astimezone():%d %B, %H:%M}" if when else ""
+        later = memory.until(self._questions)
         return f"Nothing more is due{later}. Come back then, or go on with what you have not seen."
 
     def more(self) -> Practice:
         """Go on when the questions of the day are done."""
-        self._new, self._passed = self._new + NEW_PER_DAY, set()
+        self._new, self._passed = self._new + memory.NEW_PER_DAY, set()
         return self.next()
 
     def pick(self, topic: str | None = None, level: str | None = None) -> Practice:
@@ -214,16 +211,14 @@ def picked(questions: dict, topic: str | None, level: str | None) -> tuple:
     A topic may be named by a part of its name or by its lesson ("05"). Raises ValueError naming
     the known ones for another.
     """
-    topics = {question.topic: question.lesson for question in questions.values()}
-    wanted = str(topic).casefold().strip()
-    named = [t for t, lesson in topics.items() if wanted.zfill(2) == lesson]
-    named = named or [t for t in topics if wanted and wanted in t.casefold()]
-    if topic is not None and len(named) != 1:
+    named = [None] if topic is None else bank.topics(questions.values(), str(topic))
+    if len(named) != 1:
         what = "more than one topic" if named else "no topic"
-        raise ValueError(f"{topic!r} names {what}: choose one of {', '.join(named or topics)}")
+        known = named or dict.fromkeys(question.topic for question in questions.values())
+        raise ValueError(f"{topic!r} names {what}: choose one of {', '.join(known)}")
     if level not in (None, *bank.LEVELS):
         raise ValueError(f"unknown level {level!r}: choose one of {', '.join(bank.LEVELS)}")
-    return named[0] if topic is not None else None, level
+    return named[0], level
 
 
 def _slug(*parts: str | None) -> str:
