@@ -232,6 +232,15 @@ def test_an_interrupted_run_goes_on_where_it_was(class_of_six, tmp_path):
     assert len(gradebook.Gradebook(book).rows(gradebook.audit)) == 6
 
 
+def test_judges_are_replaced_and_the_class_is_graded_to_its_end(class_of_six, tmp_path):
+    # As a class of thousands is: with two submissions to a judge, six of them take three.
+    few = "from tlcourse.grading import batch; batch.JOBS_A_PROCESS = 2; "
+    command = [sys.executable, "-c", few + "from tlcourse.cli import main; main()", "grade"]
+    command += [str(class_of_six), "--gradebook", str(tmp_path / "grades.db"), "--jobs", "1"]
+    subprocess.run(command, capture_output=True, timeout=90)
+    assert len(standing(tmp_path / "grades.db")) == 6
+
+
 def test_members_of_a_group_share_the_grade(tmp_path, work):
     put(tmp_path, "work/alice/ex01.ipynb", work("ex01.1"))
     table = put(tmp_path, "students.csv", b"id,group\nalice,red\nbob,red\ncarol,\n")

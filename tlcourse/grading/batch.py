@@ -37,7 +37,8 @@ CANVAS = re.compile(r"(?P<name>[a-z0-9-]+)(?P<late>_LATE)?_(?P<id>\d+)_\d+_(?P<f
 MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file_?(?P<file>.*)")
 EXERCISE = re.compile(r"ex\d\d")
 ZIPPED_AT_MOST = 2**30
-# A process is replaced after so many, so that nothing a library keeps can pile up.
+# Processes are replaced after so many each, so that nothing a library keeps can pile up. Not by
+# max_tasks_per_child: with all jobs waiting, it replaces none and hangs (cpython issue 115634).
 JOBS_A_PROCESS = 500
 
 
@@ -330,14 +331,9 @@ def _on_cores(jobs: list[Job], processes: int):
     waiting, tries = list(jobs), Counter()
     fresh = multiprocessing.get_context("spawn")
     while waiting:
-        with ProcessPoolExecutor(
-            processes,
-            fresh,
-            verify.end_with_parent,
-            (os.getpid(),),
-            max_tasks_per_child=JOBS_A_PROCESS,
-        ) as pool:
-            futures = {pool.submit(grade_one, job): job for job in waiting}
+        with ProcessPoolExecutor(processes, fresh, verify.end_with_parent, (os.getpid(),)) as pool:
+            now = waiting[: JOBS_A_PROCESS * processes]
+            futures = {pool.submit(grade_one, job): job for job in now}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
@@ -365,4 +361,4 @@ def _on_dask(jobs: list[Job], scheduler: str):
             for job in jobs
         }
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures.pop(future), future.result()
