@@ -66,6 +66,18 @@ def test_start_with_tensorflow_writes_one_line_and_nothing_else():
     assert done.stderr == ""
 
 
+def test_what_keras_reads_from_is_not_tuned_and_so_ends_with_its_last_step():
+    program = """if True:
+        from tlcourse import runtime
+        runtime.start('tensorflow'), runtime.start('tensorflow')
+        import tensorflow as tf
+        numbers = tf.data.Dataset.range(5).prefetch(2)
+        print(numbers.options().autotune.enabled, [int(n) for n in numbers])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("False [0, 1, 2, 3, 4]\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

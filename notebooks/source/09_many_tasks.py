@@ -694,7 +694,7 @@ claim_margin("09.cells", text, *both, above=-0.03, below=0.03)
 # then everything trains. The reason given is that a random head's large gradients would spoil the
 # encoder. Each entry is a gain over a control without transfer: for the head alone, the same head
 # on the trunk's own features; for training everything, the same procedure from random weights. On
-# the diagonal A and B are one task with more labels: a ceiling, not transfer. The split is random,
+# the diagonal A and B are one task with more labels: a reference, no transfer. The split is random,
 # so sentences of one review may stand on both sides; all entries share that.
 
 # %%
