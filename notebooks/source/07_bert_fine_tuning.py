@@ -1007,18 +1007,28 @@ errors = np.array([[calibration_error(s, rest) for s in shares] for shares in (r
 unchanged = all((a.argmax(1) == b.argmax(1)).all() for a, b in zip(raw, cooled, strict=True))
 print(f"temperatures {np.round(temperatures, 2)}, every answer unchanged: {unchanged}")
 
+# %% [markdown]
+# Divide by other numbers yourself. **Guess first:** which of the two numbers in the title moves
+# with the slider, and what does a temperature below one do to the line?
+
 # %%
-fig, ax = plt.subplots(figsize=(4.6, 3.8))
-ax.plot([0.5, 1], [0.5, 1], color="0.5", linestyle=":", label="confidence = accuracy")
-for index, (name, shares) in enumerate({"as trained": raw, "with temperature": cooled}.items()):
+frames = {}
+for temperature in (0.5, 0.8, 1, 1.25, 1.5, 2, 4):
+    shares = [probabilities(each[~fitting], temperature) for each in logits]
     points = reliability(np.concatenate(shares), np.tile(rest, len(shares)), groups=5)
-    look = {"color": figures.COLORS[index], "marker": figures.MARKERS[index]}
-    label = f"{name}: error {errors[index].mean():.3f}"
-    ax.plot(points[:, 0], points[:, 1], linestyle=figures.LINES[index], label=label, **look)
-ax.set(xlabel="confidence", ylabel="accuracy")
-ax.set_title(f"Calibration error {errors[0].mean():.3f}, with one number {errors[1].mean():.3f}")
-ax.legend()
-figures.show(fig, "Accuracy against confidence in five groups, before and after the temperature.")
+    error = np.mean([calibration_error(each, rest) for each in shares])
+    right = np.mean([each.argmax(1) == rest for each in shares])
+    fig, ax = plt.subplots(figsize=(4.6, 3.8))
+    ax.plot([0.5, 1], [0.5, 1], color="0.5", linestyle=":", label="confidence = accuracy")
+    ax.plot(points[:, 0], points[:, 1], marker="o", label="your models")
+    ax.set(xlim=(0.48, 1.02), ylim=(0.3, 1.02), xlabel="confidence", ylabel="accuracy")
+    ax.set_title(f"calibration error {error:.3f}, accuracy {right:.3f}")
+    ax.legend(loc="lower right")
+    frames[f"{temperature:g}"] = fig
+alt = """Accuracy against confidence in five groups. A low temperature pushes all confidence towards
+one, and the line falls below the diagonal; a high one pulls it towards one half, and the line rises
+above it."""
+figures.slider(frames, "temperature", alt, start="1")
 
 # %%
 effect, interval = mean_interval(temperatures)
