@@ -239,6 +239,12 @@ def test_an_error_that_is_announced_by_its_tag_may_be_shown(course):
     assert notebooks.staleness(source, "pytorch") is None
 
 
+def test_every_lesson_has_something_to_move():
+    lessons = [s for s in notebooks.sources(project_root()) if not notebooks.is_exercise(s)]
+    still = [s.stem for s in lessons if "figures.slider(" not in s.read_text("utf-8")]
+    assert len(lessons) > 10 and not still
+
+
 def test_no_view_of_the_course_is_stale():
     root = project_root()
     stale = {
