@@ -429,9 +429,9 @@ off /= np.linalg.norm(F_own["line"], axis=1)
 print(f"{engine.precision_here()} moves a sketch's features by {off.mean():.0%} of their length")
 
 # %% [markdown]
-# Where that line says bf16, little is left. A channel that is nearly constant on the new pictures
-# is divided by a very small number, and its rounding with it, layer after layer. So the numbers
-# that follow come from single precision.
+# Where that line says bf16, little is left. A likely reason: a channel that varies less on sketches
+# than it did on photographs is now divided by a smaller number, its rounding with it, and so on
+# from layer to layer. The numbers that follow come from single precision.
 
 
 # %%
