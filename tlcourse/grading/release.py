@@ -26,7 +26,7 @@ FILES = (
     *("docs/instructors.md", "docs/exercises.md", "solutions/nbgrader_config.py"),
 )
 PRIVATE = ("docs/instructors.md", "docs/exercises.md", "solutions/", "tlcourse/grading/")
-PRIVATE += ("tlcourse/exercises/verify.py", "benchmarks/results/grading.json")
+PRIVATE += ("tlcourse/exercises/verify.py", "benchmarks/results/grading")
 LEFTOVER = re.compile(r"(^|/)(\.|__pycache__/)")
 SECRET_LENGTH = 16
 SEED_FILE = """\
