@@ -34,6 +34,11 @@ def at_a_terminal(words):
     return child
 
 
+def interrupt(child):
+    child.expect(": $")  # what is pressed before the prompt reaches nobody until the next key
+    child.sendintr()
+
+
 def typed(question, seed, right=True):
     """What a learner types who knows the answer, or one who does not."""
     posed = question.pose(seed)
@@ -112,7 +117,7 @@ def test_control_c_leaves_cleanly_and_keeps_what_was_answered(command, small):
     child.expect("Enter to go on")
     child.send("\n")
     child.expect("2 of 8")
-    child.sendintr()
+    interrupt(child)
     child.expect("1 of 8 answered, 1 kept in your record.")
     child.expect(pexpect.EOF)
     child.close()
@@ -135,7 +140,7 @@ def test_killed_while_a_question_is_open_only_that_answer_is_lost(command, small
     assert [event.item for event in progress.events("question")] == [first.id]
     again = at_a_terminal(command("--seed", "3"))
     again.expect("1 of 7")
-    again.sendintr()
+    interrupt(again)
     again.expect("0 of 7 answered")
     again.close()
 
@@ -157,8 +162,7 @@ def test_an_interview_at_a_terminal_can_be_paused_and_ends_with_its_report(
     child.expect("follow-up, 14:5")
     child.send("\n")
     child.expect("question 3")
-    child.expect("Number")  # what is pressed before the prompt reaches nobody until the next key
-    child.sendintr()
+    interrupt(child)
     child.expect("Interview of 15 minutes, practitioner")
     child.expect("Review: notebook 0")
     child.expect(pexpect.EOF)
