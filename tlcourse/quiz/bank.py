@@ -483,7 +483,7 @@ def _verdict(right: bool, more: str = "") -> str:
 
 
 def topics(questions, named: str) -> list[str]:
-    """Return the topics that a lesson's number ("5") or a part of their name stands for."""
+    """Return the topics that a lesson's number ("5") or a part of their name means; [] of ""."""
     lessons = {question.topic: question.lesson for question in questions}
     wanted = named.casefold().strip()
     if not wanted:
