@@ -431,7 +431,7 @@ print(f"{engine.precision_here()} moves a sketch's features by {off.mean():.0%} 
 # %% [markdown]
 # Where that line says bf16, little is left. A likely reason: a channel that varies less on sketches
 # than it did on photographs is now divided by a smaller number, its rounding with it, and so on
-# from layer to layer. The numbers that follow come from single precision.
+# from layer to layer. What comes from new statistics below is computed in single precision.
 
 
 # %%
@@ -460,7 +460,8 @@ claim_margin("08.rows_cells", text, both, by_coral, above=0)
 # The recipe "re-estimate BatchNorm on the target" supposes that the network *was trained on the
 # source*. This one was trained on ImageNet: with the target's statistics changed alone, the
 # classifier meets line drawings in features that it never saw. Change both sides, and each domain
-# is centred in its own way: sketches and cells gain. How much of that would the rounding have left?
+# is centred in its own way: sketches and cells gain. How much of that would the rounding have left,
+# over the same ten seeds?
 
 # %%
 left = scores_from(F_rounded, STYLES) - found[STYLES]["source-only"]
